@@ -1,0 +1,16 @@
+//! Consensus groups, storage, replicated state, membership and links between nodes.
+//! It never names the broker; the broker sees nothing of it but [`handle`].
+
+pub mod barrier;
+pub mod group;
+pub mod handle;
+pub mod journal;
+pub mod lease;
+pub mod link;
+pub mod membership;
+pub mod meta;
+pub mod net;
+pub mod proposer;
+pub mod raft;
+pub mod runtime;
+pub mod store;
