@@ -4,8 +4,10 @@
 pub mod barrier;
 pub mod group;
 pub mod handle;
+pub mod id;
 pub mod journal;
 pub mod lease;
+pub mod ledger;
 pub mod link;
 pub mod membership;
 pub mod meta;
@@ -13,4 +15,5 @@ pub mod net;
 pub mod proposer;
 pub mod raft;
 pub mod runtime;
+pub mod snapshot;
 pub mod store;

@@ -1,1 +1,217 @@
-//! Skeleton.
+//! The data directory and the small state in it: who this node is, which start this is, whom it granted its bootstrap,
+//! where its peers were last seen. sled holds it; every write is synced before it is relied upon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::id::NodeId;
+
+/// sled defaults to 1 GiB; what is kept here is a few hundred bytes.
+const SLED_CACHE_BYTES: u64 = 1 << 20;
+/// Layout of the directory; another one is refused.
+const FORMAT: &[u8] = b"flotte-data 1\n";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("data directory {0} is in use by another process")]
+    Locked(PathBuf),
+    /// It holds something else, or a layout that this version does not know.
+    #[error("{0} is not a data directory of this version: {1}")]
+    Foreign(PathBuf, String),
+    /// What it holds is damaged.
+    #[error("data directory {0} is corrupt: {1}")]
+    Corrupt(PathBuf, String),
+    /// The disk failed.
+    #[error("data directory {0}: {1}")]
+    Io(PathBuf, io::Error),
+}
+
+/// The small state of one node, open and locked.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    db: sled::Db,
+    /// The lock goes with it.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens a directory, makes it where there is none, and keeps others out of it.
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        let failed = |e| StoreError::Io(dir.to_owned(), e);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let lock_path = dir.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(dir.to_owned())),
+            Err(e) => return Err(failed(e.into())),
+        }
+        check_format(dir)?;
+        let config = sled::Config::new().path(dir.join("state")).cache_capacity(SLED_CACHE_BYTES).flush_every_ms(None);
+        let db = config.open().map_err(|e| sled_error(dir, e))?;
+        Ok(Store { dir: dir.to_owned(), db, _lock: lock })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// This node's id; drawn at random with the directory.
+    pub fn node_id(&self) -> Result<NodeId, StoreError> {
+        if let Some(id) = self.number("node_id")? {
+            return Ok(NodeId(id));
+        }
+        // 53 bits: it goes through JSON numbers unharmed.
+        let id = rand::random_range(1..1_u64 << 53);
+        self.put_number("node_id", id)?;
+        Ok(NodeId(id))
+    }
+
+    /// A higher number than ever before, on disk before it is returned.
+    pub fn next_incarnation(&self) -> Result<u64, StoreError> {
+        let next = self.number("incarnation")?.unwrap_or(0) + 1;
+        self.put_number("incarnation", next)?;
+        Ok(next)
+    }
+
+    /// The cluster that this node belongs to; 0 = none yet.
+    pub fn cluster_id(&self) -> Result<u64, StoreError> {
+        Ok(self.number("cluster_id")?.unwrap_or(0))
+    }
+
+    /// Writes down which cluster this node belongs to.
+    pub fn set_cluster_id(&self, id: u64) -> Result<(), StoreError> {
+        self.put_number("cluster_id", id)
+    }
+
+    /// Who holds this node's bootstrap grant.
+    pub fn grant(&self) -> Result<Option<NodeId>, StoreError> {
+        Ok(self.number("grant")?.filter(|id| *id != 0).map(NodeId))
+    }
+
+    /// Writes down who holds this node's bootstrap grant.
+    pub fn set_grant(&self, holder: Option<NodeId>) -> Result<(), StoreError> {
+        self.put_number("grant", holder.map_or(0, |id| id.0))
+    }
+
+    /// The nodes that were to found the cluster together with this one, if it began to.
+    pub fn founders(&self) -> Result<Vec<NodeId>, StoreError> {
+        let bytes = self.bytes("founders")?.unwrap_or_default();
+        Ok(bytes.chunks_exact(8).map(|c| NodeId(u64::from_be_bytes(c.try_into().unwrap_or_default()))).collect())
+    }
+
+    /// Writes down with whom this node founds the cluster.
+    pub fn set_founders(&self, founders: &[NodeId]) -> Result<(), StoreError> {
+        let bytes: Vec<u8> = founders.iter().flat_map(|id| id.0.to_be_bytes()).collect();
+        self.put("founders", &bytes)
+    }
+
+    fn number(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        let Some(bytes) = self.bytes(key)? else { return Ok(None) };
+        let bytes = <[u8; 8]>::try_from(bytes.as_slice());
+        let wrong = |_| StoreError::Corrupt(self.dir.clone(), format!("`{key}` is not a number"));
+        Ok(Some(u64::from_be_bytes(bytes.map_err(wrong)?)))
+    }
+
+    fn put_number(&self, key: &str, value: u64) -> Result<(), StoreError> {
+        self.put(key, &value.to_be_bytes())
+    }
+
+    fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get(key).map_err(|e| sled_error(&self.dir, e))?.map(|v| v.to_vec()))
+    }
+
+    /// Returns once it is on stable storage: sled's own flush does not fsync.
+    fn put(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.db.insert(key, value).map_err(|e| sled_error(&self.dir, e))?;
+        self.db.flush().map_err(|e| sled_error(&self.dir, e))?;
+        let failed = |e| StoreError::Io(self.dir.clone(), e);
+        let file = File::open(self.dir.join("state").join("db")).map_err(failed)?;
+        file.sync_data().map_err(failed)
+    }
+}
+
+/// Marks an empty directory as ours; refuses one that holds something else.
+fn check_format(dir: &Path) -> Result<(), StoreError> {
+    let failed = |e| StoreError::Io(dir.to_owned(), e);
+    let path = dir.join("format");
+    match std::fs::read(&path) {
+        Ok(found) if found == FORMAT => return Ok(()),
+        Ok(found) => {
+            let what = format!("its format is `{}`", String::from_utf8_lossy(&found[..found.len().min(64)]).trim());
+            return Err(StoreError::Foreign(dir.to_owned(), what));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+    }
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        // `format.new` is what a crash within the lines below leaves behind.
+        if !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")) {
+            return Err(StoreError::Foreign(dir.to_owned(), format!("it holds {name:?} and no format file")));
+        }
+    }
+    let new = dir.join("format.new");
+    let mut file = File::create(&new).map_err(failed)?;
+    file.write_all(FORMAT).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
+}
+
+fn sled_error(dir: &Path, error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(e) => StoreError::Io(dir.to_owned(), e),
+        other => StoreError::Corrupt(dir.to_owned(), other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_stays_and_incarnations_rise() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        let id = first.node_id().unwrap();
+        assert_eq!(first.next_incarnation().unwrap(), 1);
+        assert_eq!(first.cluster_id().unwrap(), 0);
+        first.set_cluster_id(7).unwrap();
+        first.set_grant(Some(NodeId(3))).unwrap();
+        first.set_founders(&[NodeId(1), NodeId(2)]).unwrap();
+        drop(first);
+        let second = Store::open(dir.path()).unwrap();
+        assert_eq!(second.node_id().unwrap(), id);
+        assert_eq!(second.next_incarnation().unwrap(), 2);
+        assert_eq!(second.cluster_id().unwrap(), 7);
+        assert_eq!(second.grant().unwrap(), Some(NodeId(3)));
+        assert_eq!(second.founders().unwrap(), [NodeId(1), NodeId(2)]);
+        second.set_grant(None).unwrap();
+        assert_eq!(second.grant().unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Store::open(dir.path()).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+    }
+
+    #[test]
+    fn a_foreign_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("precious"), "x").unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(..))));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("format"), "flotte-data 99\n").unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(..))));
+    }
+}

@@ -1,1 +1,9 @@
-//! Skeleton.
+//! Session groups: the replicated state of clients and its machine.
+
+mod machine;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use machine::GroupMachine;
+pub use state::{Client, Effects, Ended, FiredWill, GroupState, NEVER_S, node_ref};

@@ -1,1 +1,11 @@
-//! Skeleton.
+//! Group 0: members, routes, retained messages and placement, as a replicated state machine.
+
+mod machine;
+mod routes;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use machine::{BranchEpochs, MetaMachine};
+pub use routes::{Destinations, Routes, ShareTarget};
+pub use state::{Effects, MetaState, Retained, UnknownEntry};

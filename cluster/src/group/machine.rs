@@ -1,0 +1,87 @@
+//! The state of a session group behind its lock, as the consensus group applies it and the leader's runtime reads it.
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use flotte_proto::GroupRecord;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::state::{Effects, Ended, GroupState};
+use crate::id::GroupId;
+use crate::raft::{ApplyError, FrozenState, Machine, RestoreError};
+use crate::snapshot;
+
+/// The replicated state of a session group on this node.
+#[derive(Debug)]
+pub struct GroupMachine {
+    group: GroupId,
+    /// Held for one entry at a time by apply.
+    state: Mutex<GroupState>,
+    /// Sessions that ended and whose homes were not told yet; the leader's runtime takes them. Bounded by [`ENDED_MAX`]:
+    /// a home that is not told finds out at the client's next Open.
+    ended: Mutex<Vec<Ended>>,
+    /// Wakes the leader's runtime: there is something in the outbox or in `ended`.
+    work: Notify,
+}
+
+/// Most ended sessions that wait for their homes to be told.
+const ENDED_MAX: usize = 100_000;
+
+impl GroupMachine {
+    /// An empty group.
+    pub fn new(group: GroupId) -> Self {
+        GroupMachine { group, state: Mutex::default(), ended: Mutex::default(), work: Notify::new() }
+    }
+
+    /// Reads the state. Keep it short: apply waits.
+    pub fn read(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock()
+    }
+
+    /// Takes the sessions that ended since the last call.
+    pub fn take_ended(&self) -> Vec<Ended> {
+        std::mem::take(&mut *self.ended.lock())
+    }
+
+    /// Resolves when there may be work for the leader's runtime.
+    pub async fn work(&self) {
+        self.work.notified().await;
+    }
+}
+
+impl Machine for GroupMachine {
+    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, ApplyError> {
+        let mut effects = Effects::default();
+        let reply = self.state.lock().apply(self.group, index, &entry, &mut effects);
+        let busy = effects.fired || !effects.ended.is_empty();
+        let mut ended = self.ended.lock();
+        let room = ENDED_MAX.saturating_sub(ended.len());
+        ended.extend(effects.ended.into_iter().take(room));
+        drop(ended);
+        if busy {
+            self.work.notify_one();
+        }
+        reply.map_err(|e| ApplyError(e.to_string()))
+    }
+
+    fn freeze(&self) -> Box<dyn FrozenState> {
+        Box::new(Frozen(self.state.lock().records()))
+    }
+
+    fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut state = GroupState::default();
+        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError(e.to_string()))?;
+        *self.state.lock() = state;
+        self.work.notify_one();
+        Ok(())
+    }
+}
+
+struct Frozen(Vec<GroupRecord>);
+
+impl FrozenState for Frozen {
+    fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        snapshot::write_records(&self.0, out)
+    }
+}

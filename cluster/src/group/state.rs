@@ -1,0 +1,424 @@
+//! State machine of a session group: for each of its clients the owner, epoch, will and home. A pure function of state
+//! and entry.
+//!
+//! ```text
+//!            Open                      Close / Offline
+//!  (none) ---------> connected ----------------------------> offline ----> (none)
+//!                    |   ^  Open: new epoch, former owner      |   End: expiry passed
+//!                    +---+  is kicked                          |   FireWill: delay passed
+//!                      ^--------------- Open ------------------+
+//! ```
+//! A will leaves the client for the *outbox* under a key of the group; the leader publishes it from there and commits
+//! `WillDone`. Commands with an old epoch change nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use flotte_proto::session_command::Command;
+use flotte_proto::{
+    Batch, BatchReply, ClientRecord, Close, EntryReply, GroupEntry, GroupHead, GroupRecord, Open, OpenReply, OutboxRecord,
+    Owner, Replies, SessionCommand, Will, batch_reply, group_record,
+};
+use prost::Message;
+
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::ledger::{Admission, Ledger};
+use crate::meta::UnknownEntry;
+
+/// A session expiry interval that never passes [MQTT5 3.1.2.11.2].
+pub const NEVER_S: u32 = u32::MAX;
+
+/// What the group knows of a client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Client {
+    /// Assigned at Open; rises with every one in the group.
+    pub epoch: u64,
+    /// Where it is connected.
+    pub owner: Option<NodeRef>,
+    /// Who holds its session in memory; none once that node went Down.
+    pub home: Option<NodeRef>,
+    /// 0: the session ends with the connection.
+    pub expiry_s: u32,
+    /// Not yet fired.
+    pub will: Option<Box<Will>>,
+    /// State time at which the connection ended.
+    pub offline_since_ms: Option<u64>,
+}
+
+/// A will that is to be published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FiredWill {
+    /// Whose it is.
+    pub client: Bytes,
+    /// What to publish.
+    pub will: Will,
+}
+
+/// A session that ended without its home having asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its client.
+    pub client: Bytes,
+    /// Its last epoch.
+    pub epoch: u64,
+    /// Who still holds it.
+    pub home: NodeRef,
+}
+
+/// What an entry changed that the leader's runtime must act on.
+#[derive(Debug, Default, PartialEq)]
+pub struct Effects {
+    /// The outbox has new wills.
+    pub fired: bool,
+    /// Homes to be told.
+    pub ended: Vec<Ended>,
+}
+
+/// The state of one session group.
+#[derive(Debug, Default)]
+pub struct GroupState {
+    clients: BTreeMap<Bytes, Client>,
+    /// When something is due for an offline client: (state time, client). Derived; at most one entry per client.
+    timers: BTreeSet<(u64, Bytes)>,
+    outbox: BTreeMap<u64, FiredWill>,
+    last_epoch: u64,
+    last_will_key: u64,
+    ledger: Ledger,
+    time_ms: u64,
+    index: u64,
+}
+
+impl GroupState {
+    /// Applies one entry. Returns the encoded [`EntryReply`].
+    pub fn apply(&mut self, group: GroupId, index: u64, entry: &[u8], effects: &mut Effects) -> Result<Bytes, UnknownEntry> {
+        let unknown = |what: String| UnknownEntry { group, index, what };
+        let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
+        self.index = index;
+        self.time_ms = self.time_ms.max(entry.time_ms);
+        let mut reply = EntryReply::default();
+        for batch in entry.batches {
+            reply.batches.push(self.apply_batch(batch, effects).map_err(unknown)?);
+        }
+        Ok(reply.encode_to_vec().into())
+    }
+
+    fn apply_batch(&mut self, batch: Batch, effects: &mut Effects) -> Result<BatchReply, String> {
+        use batch_reply::Result as R;
+        let from = NodeRef { node: NodeId(batch.node_id), incarnation: batch.incarnation };
+        let result = match self.ledger.admit(from.node, from.incarnation, batch.sequence) {
+            Admission::Repeat(reply) => return BatchReply::decode(reply).map_err(|e| e.to_string()),
+            Admission::Gap(last) => R::Gap(last),
+            Admission::Stale => R::Stale(true),
+            Admission::Take => {
+                let mut replies = Replies::default();
+                for command in batch.commands {
+                    let command = SessionCommand::decode(command).map_err(|e| e.to_string())?;
+                    let command = command.command.ok_or("a command that this version does not know")?;
+                    replies.replies.push(self.apply_command(from, command, effects));
+                }
+                let reply = BatchReply { index: self.index, result: Some(R::Replies(replies)) };
+                self.ledger.record(from.node, from.incarnation, batch.sequence, reply.encode_to_vec().into());
+                return Ok(reply);
+            }
+        };
+        Ok(BatchReply { index: self.index, result: Some(result) })
+    }
+
+    fn apply_command(&mut self, from: NodeRef, command: Command, effects: &mut Effects) -> Bytes {
+        match command {
+            Command::Open(open) => return self.open(from, open, effects).encode_to_vec().into(),
+            Command::Close(close) => self.close(close, effects),
+            Command::Offline(o) => self.offline(&o.client, o.epoch, effects),
+            Command::FireWill(f) => self.fire_due_will(&f.client, f.epoch, effects),
+            Command::WillDone(done) => {
+                self.outbox.remove(&done.key);
+            }
+            Command::End(end) => self.end_due(&end.client, end.epoch, effects),
+        }
+        Bytes::new()
+    }
+
+    fn open(&mut self, from: NodeRef, open: Open, effects: &mut Effects) -> OpenReply {
+        self.last_epoch += 1;
+        let mut reply = OpenReply { epoch: self.last_epoch, ..OpenReply::default() };
+        if let Some(old) = self.remove(&open.client) {
+            let was_durable = old.expiry_s > 0;
+            reply.session_present = !open.clean && was_durable && old.home == Some(from);
+            reply.former = old.owner.map(|node| owner(node, old.epoch));
+            if !reply.session_present {
+                reply.former_home = old.home.map(|node| owner(node, old.epoch));
+            }
+            // A will whose delay had not passed is dropped when its session goes on, or went down with its node while
+            // the client is back in time; it fires when the client itself ended the session [MQTT-3.1.2-8].
+            let resumed = !open.clean && was_durable;
+            let delayed = old.will.as_ref().is_some_and(|will| will.delay_s > 0);
+            if let Some(will) = old.will.filter(|_| !(resumed && delayed)) {
+                self.fire(open.client.clone(), *will, effects);
+            }
+        }
+        let client = Client {
+            epoch: self.last_epoch,
+            owner: Some(from),
+            home: Some(from),
+            expiry_s: open.expiry_s,
+            will: open.will.map(Box::new),
+            offline_since_ms: None,
+        };
+        self.clients.insert(open.client, client);
+        reply
+    }
+
+    fn close(&mut self, close: Close, effects: &mut Effects) {
+        let Some(client) = self.connected(&close.client, close.epoch) else { return };
+        if close.discard_will {
+            client.will = None;
+        }
+        if let Some(expiry_s) = close.expiry_s {
+            client.expiry_s = expiry_s;
+        }
+        self.disconnected(close.client, effects);
+    }
+
+    /// The owner went Down or was superseded, and the session it held in memory with it.
+    fn offline(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
+        let Some(client) = self.clients.get_mut(id).filter(|c| c.epoch == epoch) else { return };
+        client.home = None;
+        if client.owner.is_some() {
+            self.disconnected(id.clone(), effects);
+        } else if client.will.is_none() {
+            self.remove(id);
+        }
+    }
+
+    fn disconnected(&mut self, id: Bytes, effects: &mut Effects) {
+        let now = self.time_ms;
+        let Some(mut client) = self.remove(&id) else { return };
+        client.owner = None;
+        client.offline_since_ms = Some(now);
+        let lost = client.home.is_none();
+        // The will of a client whose node died keeps its delay, though the session is gone: the client did not end it.
+        if client.will.as_ref().is_some_and(|w| w.delay_s == 0) || client.expiry_s == 0 {
+            if let Some(will) = client.will.take() {
+                self.fire(id.clone(), *will, effects);
+            }
+        }
+        if client.expiry_s == 0 || (lost && client.will.is_none()) {
+            return;
+        }
+        self.arm(&id, &client);
+        self.clients.insert(id, client);
+    }
+
+    fn fire_due_will(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
+        let now = self.time_ms;
+        let due = |c: &Client| c.epoch == epoch && c.owner.is_none() && will_due(c).is_some_and(|due| due <= now);
+        if !self.clients.get(id).is_some_and(due) {
+            return;
+        }
+        let Some(mut client) = self.remove(id) else { return };
+        if let Some(will) = client.will.take() {
+            self.fire(id.clone(), *will, effects);
+        }
+        if client.home.is_some() {
+            self.arm(id, &client);
+            self.clients.insert(id.clone(), client);
+        }
+    }
+
+    fn end_due(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
+        let now = self.time_ms;
+        let due = |c: &Client| c.epoch == epoch && c.owner.is_none() && end_due(c).is_some_and(|due| due <= now);
+        if !self.clients.get(id).is_some_and(due) {
+            return;
+        }
+        let Some(client) = self.remove(id) else { return };
+        if let Some(will) = client.will {
+            self.fire(id.clone(), *will, effects);
+        }
+        if let Some(home) = client.home {
+            effects.ended.push(Ended { client: id.clone(), epoch, home });
+        }
+    }
+
+    fn fire(&mut self, client: Bytes, will: Will, effects: &mut Effects) {
+        self.last_will_key += 1;
+        self.outbox.insert(self.last_will_key, FiredWill { client, will });
+        effects.fired = true;
+    }
+
+    fn connected(&mut self, id: &Bytes, epoch: u64) -> Option<&mut Client> {
+        self.clients.get_mut(id).filter(|client| client.epoch == epoch && client.owner.is_some())
+    }
+
+    fn remove(&mut self, id: &Bytes) -> Option<Client> {
+        let client = self.clients.remove(id)?;
+        if let Some(due) = next_due(&client) {
+            self.timers.remove(&(due, id.clone()));
+        }
+        Some(client)
+    }
+
+    fn arm(&mut self, id: &Bytes, client: &Client) {
+        if let Some(due) = next_due(client) {
+            self.timers.insert((due, id.clone()));
+        }
+    }
+
+    /// Timer commands that are due at a state time, soonest first, at most `limit`.
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Command> {
+        let passed = self.timers.iter().take_while(|(due, _)| *due <= now_ms).take(limit);
+        passed.filter_map(|(_, id)| {
+            let client = self.clients.get(id)?;
+            let (client_id, epoch) = (id.clone(), client.epoch);
+            Some(if end_due(client).is_some_and(|due| due <= now_ms) {
+                Command::End(flotte_proto::End { client: client_id, epoch })
+            } else {
+                Command::FireWill(flotte_proto::FireWill { client: client_id, epoch })
+            })
+        }).collect()
+    }
+
+    /// Offline commands for all clients whose owner or home is not Up, at most `limit`.
+    pub fn orphans(&self, is_up: impl Fn(NodeRef) -> bool, limit: usize) -> Vec<Command> {
+        let down = |node: Option<NodeRef>| node.is_some_and(|node| !is_up(node));
+        let orphans = self.clients.iter().filter(|(_, client)| down(client.owner) || down(client.home));
+        let offline = |(id, client): (&Bytes, &Client)| {
+            Command::Offline(flotte_proto::Offline { client: id.clone(), epoch: client.epoch })
+        };
+        orphans.map(offline).take(limit).collect()
+    }
+
+    /// Wills to be published, by key.
+    pub fn outbox(&self) -> &BTreeMap<u64, FiredWill> {
+        &self.outbox
+    }
+
+    /// Keys below this one are done.
+    pub fn will_floor(&self) -> u64 {
+        self.outbox.first_key_value().map_or(self.last_will_key + 1, |(key, _)| *key)
+    }
+
+    /// What is known of a client.
+    pub fn client(&self, id: &[u8]) -> Option<&Client> {
+        self.clients.get(id)
+    }
+
+    /// Number of clients that are known.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether no client is known.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// State time in ms since the epoch.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// The whole state as records, for a snapshot.
+    pub fn records(&self) -> Vec<GroupRecord> {
+        use group_record::Record as R;
+        let head = GroupHead {
+            index: self.index,
+            time_ms: self.time_ms,
+            last_epoch: self.last_epoch,
+            last_will_key: self.last_will_key,
+        };
+        let mut records = vec![R::Head(head)];
+        records.extend(self.ledger.records().map(R::Proposer));
+        records.extend(self.clients.iter().map(|(id, c)| {
+            R::Client(ClientRecord {
+                client: id.clone(),
+                epoch: c.epoch,
+                owner: c.owner.map(|node| owner(node, c.epoch)),
+                home: c.home.map(|node| owner(node, c.epoch)),
+                expiry_s: c.expiry_s,
+                will: c.will.as_deref().cloned(),
+                offline_since_ms: c.offline_since_ms.unwrap_or(0),
+            })
+        }));
+        records.extend(self.outbox.iter().map(|(key, fired)| {
+            R::Outbox(OutboxRecord { key: *key, client: fired.client.clone(), will: Some(fired.will.clone()) })
+        }));
+        records.into_iter().map(|record| GroupRecord { record: Some(record) }).collect()
+    }
+
+    /// Takes a record back from a snapshot, into a state that began as the default.
+    pub fn restore(&mut self, record: GroupRecord) -> Result<(), String> {
+        use group_record::Record as R;
+        match record.record.ok_or("a snapshot record of an unknown kind")? {
+            R::Head(head) => {
+                (self.index, self.time_ms) = (head.index, head.time_ms);
+                (self.last_epoch, self.last_will_key) = (head.last_epoch, head.last_will_key);
+            }
+            R::Proposer(record) => self.ledger.restore(record),
+            R::Client(c) => {
+                let client = Client {
+                    epoch: c.epoch,
+                    owner: c.owner.map(node_ref),
+                    home: c.home.map(node_ref),
+                    expiry_s: c.expiry_s,
+                    will: c.will.map(Box::new),
+                    offline_since_ms: (c.offline_since_ms > 0).then_some(c.offline_since_ms),
+                };
+                self.arm(&c.client, &client);
+                self.clients.insert(c.client, client);
+            }
+            R::Outbox(o) => {
+                let will = o.will.ok_or("outbox record without will")?;
+                self.outbox.insert(o.key, FiredWill { client: o.client, will });
+            }
+        }
+        Ok(())
+    }
+
+    /// Panics where the parts of the state contradict each other. For tests.
+    pub fn check_invariants(&self) {
+        for (id, client) in &self.clients {
+            assert!(client.epoch <= self.last_epoch);
+            assert_eq!(client.owner.is_some(), client.offline_since_ms.is_none(), "{id:?}");
+            assert!(client.owner.is_some() || client.home.is_some() || client.will.is_some(), "{id:?} is kept for nothing");
+            if let Some(due) = next_due(client) {
+                assert!(self.timers.contains(&(due, id.clone())), "{id:?} has no timer");
+            }
+        }
+        for (_, id) in &self.timers {
+            assert!(self.clients.contains_key(id), "a timer without a client");
+        }
+        assert!(self.outbox.keys().all(|key| *key <= self.last_will_key));
+    }
+}
+
+fn owner(node: NodeRef, epoch: u64) -> Owner {
+    Owner { node_id: node.node.0, incarnation: node.incarnation, epoch }
+}
+
+/// The node that a record names.
+pub fn node_ref(owner: Owner) -> NodeRef {
+    NodeRef { node: NodeId(owner.node_id), incarnation: owner.incarnation }
+}
+
+fn after(since_ms: u64, seconds: u32) -> Option<u64> {
+    (seconds != NEVER_S).then(|| since_ms.saturating_add(u64::from(seconds) * 1000))
+}
+
+fn end_due(client: &Client) -> Option<u64> {
+    after(client.offline_since_ms?, client.expiry_s)
+}
+
+/// The delay or the end of the session, whichever comes first [MQTT-3.1.3-9] of 5.0.
+fn will_due(client: &Client) -> Option<u64> {
+    let will = client.will.as_ref()?;
+    let delay = client.offline_since_ms?.saturating_add(u64::from(will.delay_s) * 1000);
+    Some(end_due(client).map_or(delay, |end| end.min(delay)))
+}
+
+fn next_due(client: &Client) -> Option<u64> {
+    match (will_due(client), end_due(client)) {
+        (Some(will), Some(end)) => Some(will.min(end)),
+        (will, end) => will.or(end),
+    }
+}

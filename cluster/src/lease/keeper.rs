@@ -1,0 +1,343 @@
+//! The meta leader's side of all leases: answers renewals after a ReadIndex begun after they arrived, and decides which
+//! node is Down. Pure: times are arguments; `handle_*` are inputs, `poll_*` outputs. Deciding and answering are one
+//! machine, so that once a node is condemned nothing more is answered to it, not even by a ReadIndex under way.
+//!
+//! ```text
+//!            renewal answered (deadline moves)
+//!               +----+
+//!               v    |   T without an answer              Down applied
+//!   Up ------> watched ---------------------> condemned ---------------> (gone)
+//!               |  applied stays below what it was answered T ago: unanswered from then on
+//!               +-----------> shunned ------ T later --^
+//! ```
+
+use std::collections::BTreeMap;
+
+use crate::id::{NodeId, NodeRef};
+
+/// Times of the lease, in ns.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// T: a node is Down this long after its last sign.
+    pub down_after_ns: u64,
+    /// A tick that comes later than this after the last one is a stall of our own timer.
+    pub stall_ns: u64,
+}
+
+/// A renewal that waits for its answer; `ticket` is how to answer it.
+#[derive(Debug)]
+pub struct Renewal<T> {
+    /// Who asks.
+    pub node: NodeRef,
+    /// Meta index it has applied.
+    pub applied: u64,
+    /// How to answer.
+    pub ticket: T,
+}
+
+/// What goes back to a node.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The lease, once `read_index` is applied; every Up node has applied at least `lowest_applied`.
+    Lease {
+        /// Index of the ReadIndex begun after the renewal arrived.
+        read_index: u64,
+        /// Lowest applied index over all Up nodes; 0 while one was not heard.
+        lowest_applied: u64,
+    },
+    /// This incarnation is not Up.
+    Down,
+    /// This node does not lead meta, or could not confirm that it does.
+    NotLeader,
+}
+
+/// Leases of all nodes, at the meta leader.
+#[derive(Debug)]
+pub struct Keeper<T> {
+    timing: Timing,
+    me: NodeId,
+    leading: bool,
+    watched: BTreeMap<NodeId, Watch>,
+    /// Arrived since the ReadIndex under way began.
+    arrived: Vec<Renewal<T>>,
+    /// Answered by the ReadIndex under way.
+    reading: Option<Vec<Renewal<T>>>,
+    answers: Vec<(T, Answer)>,
+    last_tick_ns: u64,
+}
+
+#[derive(Debug)]
+struct Watch {
+    incarnation: u64,
+    /// Latest of: last renewal answered, the node's Up, our election, a stall of our timer.
+    sign_ns: u64,
+    applied: u64,
+    /// (answered index, when): what it has still to apply.
+    owes: Option<(u64, u64)>,
+    condemned: bool,
+}
+
+impl<T> Keeper<T> {
+    /// A keeper that does not lead yet.
+    pub fn new(me: NodeId, timing: Timing) -> Self {
+        Keeper {
+            timing,
+            me,
+            leading: false,
+            watched: BTreeMap::new(),
+            arrived: Vec::new(),
+            reading: None,
+            answers: Vec::new(),
+            last_tick_ns: 0,
+        }
+    }
+
+    /// This node became, or is no more, the meta leader.
+    pub fn handle_leadership(&mut self, leading: bool, now_ns: u64) {
+        self.leading = leading;
+        self.last_tick_ns = now_ns;
+        for watch in self.watched.values_mut() {
+            *watch = Watch::new(watch.incarnation, now_ns);
+        }
+        if !leading {
+            let waiting = self.arrived.drain(..).chain(self.reading.take().into_iter().flatten());
+            self.answers.extend(waiting.map(|renewal| (renewal.ticket, Answer::NotLeader)));
+        }
+    }
+
+    /// The nodes that are Up in this node's replica.
+    pub fn handle_members(&mut self, up: &[NodeRef], now_ns: u64) {
+        self.watched.retain(|node, watch| {
+            up.contains(&NodeRef { node: *node, incarnation: watch.incarnation })
+        });
+        for node in up {
+            self.watched.entry(node.node).or_insert_with(|| Watch::new(node.incarnation, now_ns));
+        }
+    }
+
+    /// A node asks for its lease.
+    pub fn handle_renewal(&mut self, renewal: Renewal<T>) {
+        if !self.leading {
+            self.answers.push((renewal.ticket, Answer::NotLeader));
+        } else if self.known(renewal.node).is_none() {
+            self.answers.push((renewal.ticket, Answer::Down));
+        } else {
+            self.arrived.push(renewal);
+        }
+    }
+
+    /// A ReadIndex is to begin now for all that arrived, if none is under way.
+    pub fn poll_read(&mut self) -> bool {
+        if self.reading.is_some() || self.arrived.is_empty() {
+            return false;
+        }
+        self.reading = Some(std::mem::take(&mut self.arrived));
+        true
+    }
+
+    /// The ReadIndex ended: with an index, or none when leadership could not be confirmed.
+    pub fn handle_read(&mut self, index: Option<u64>, now_ns: u64) {
+        let Some(renewals) = self.reading.take() else { return };
+        for renewal in &renewals {
+            if let Some(watch) = self.watched.get_mut(&renewal.node.node) {
+                watch.applied = watch.applied.max(renewal.applied);
+                watch.settle();
+            }
+        }
+        let lowest_applied = self.watched.values().map(|watch| watch.applied).min().unwrap_or(0);
+        for renewal in renewals {
+            let answer = match (index, self.known(renewal.node)) {
+                (_, None) => Answer::Down,
+                (None, _) => Answer::NotLeader,
+                // Nothing more is answered: its lease runs out before it is declared Down.
+                (Some(_), Some(watch)) if watch.condemned || watch.shunned(self.timing, now_ns) => Answer::NotLeader,
+                (Some(read_index), Some(watch)) => {
+                    watch.answered(read_index, now_ns);
+                    Answer::Lease { read_index, lowest_applied }
+                }
+            };
+            self.answers.push((renewal.ticket, answer));
+        }
+    }
+
+    /// Time passes. Returns the nodes to be declared Down now, and again at each tick until they are.
+    pub fn handle_tick(&mut self, now_ns: u64) -> Vec<NodeRef> {
+        let stalled = now_ns.saturating_sub(self.last_tick_ns) > self.timing.stall_ns;
+        self.last_tick_ns = now_ns;
+        if !self.leading {
+            return Vec::new();
+        }
+        let mut down = Vec::new();
+        for (node, watch) in &mut self.watched {
+            if stalled && !watch.condemned {
+                watch.sign_ns = now_ns;
+            }
+            // Never itself: it would have to hand leadership over first.
+            if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= self.timing.down_after_ns {
+                watch.condemned = true;
+                down.push(NodeRef { node: *node, incarnation: watch.incarnation });
+            }
+        }
+        down
+    }
+
+    /// Answers to be sent.
+    pub fn poll_answers(&mut self) -> Vec<(T, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    fn known(&mut self, node: NodeRef) -> Option<&mut Watch> {
+        self.watched.get_mut(&node.node).filter(|watch| watch.incarnation == node.incarnation)
+    }
+}
+
+impl Watch {
+    fn new(incarnation: u64, now_ns: u64) -> Self {
+        Watch { incarnation, sign_ns: now_ns, applied: 0, owes: None, condemned: false }
+    }
+
+    fn answered(&mut self, read_index: u64, now_ns: u64) {
+        self.sign_ns = now_ns;
+        if self.owes.is_none() && read_index > self.applied {
+            self.owes = Some((read_index, now_ns));
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.owes.is_some_and(|(index, _)| index <= self.applied) {
+            self.owes = None;
+        }
+    }
+
+    /// It renews, but has not applied what it was answered T ago: it is answered no more, and Down T later.
+    fn shunned(&self, timing: Timing, now_ns: u64) -> bool {
+        self.owes.is_some_and(|(_, since_ns)| now_ns.saturating_sub(since_ns) >= timing.down_after_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: u64 = 1_000;
+    const ME: NodeRef = NodeRef { node: NodeId(1), incarnation: 1 };
+    const OTHER: NodeRef = NodeRef { node: NodeId(2), incarnation: 3 };
+
+    fn keeper() -> Keeper<&'static str> {
+        let mut keeper = Keeper::new(ME.node, Timing { down_after_ns: T, stall_ns: T / 4 });
+        keeper.handle_leadership(true, 0);
+        keeper.handle_members(&[ME, OTHER], 0);
+        keeper
+    }
+
+    fn renew(keeper: &mut Keeper<&'static str>, node: NodeRef, applied: u64, ticket: &'static str) {
+        keeper.handle_renewal(Renewal { node, applied, ticket });
+    }
+
+    fn tick_to(keeper: &mut Keeper<&'static str>, from: u64, to: u64) -> Vec<NodeRef> {
+        (from..=to).step_by(50).flat_map(|now| keeper.handle_tick(now)).collect()
+    }
+
+    #[test]
+    fn a_renewal_is_answered_by_a_read_begun_after_it_arrived() {
+        let mut keeper = keeper();
+        renew(&mut keeper, OTHER, 5, "first");
+        assert!(keeper.poll_read());
+        renew(&mut keeper, OTHER, 5, "second");
+        assert!(!keeper.poll_read(), "one at a time");
+        keeper.handle_read(Some(7), 10);
+        let lease = |read_index| Answer::Lease { read_index, lowest_applied: 0 };
+        assert_eq!(keeper.poll_answers(), [("first", lease(7))]);
+        assert!(keeper.poll_read());
+        renew(&mut keeper, ME, 6, "mine");
+        keeper.handle_read(Some(8), 20);
+        assert_eq!(keeper.poll_answers(), [("second", lease(8))]);
+        assert!(keeper.poll_read());
+        keeper.handle_read(Some(8), 30);
+        assert_eq!(keeper.poll_answers(), [("mine", Answer::Lease { read_index: 8, lowest_applied: 5 })]);
+    }
+
+    #[test]
+    fn a_silent_node_is_down_after_t_and_not_before() {
+        let mut keeper = keeper();
+        assert!(tick_to(&mut keeper, 50, 950).is_empty());
+        assert_eq!(keeper.handle_tick(1_000), [OTHER], "never itself");
+    }
+
+    #[test]
+    fn a_condemned_node_gets_no_answer_even_from_a_read_under_way() {
+        let mut keeper = keeper();
+        tick_to(&mut keeper, 50, 950);
+        renew(&mut keeper, OTHER, 5, "late");
+        assert!(keeper.poll_read());
+        assert_eq!(keeper.handle_tick(1_000), [OTHER]);
+        keeper.handle_read(Some(9), 1_001);
+        assert_eq!(keeper.poll_answers(), [("late", Answer::NotLeader)]);
+        assert_eq!(keeper.handle_tick(1_050), [OTHER], "until it is applied");
+        keeper.handle_members(&[ME], 1_060);
+        assert!(keeper.handle_tick(1_100).is_empty());
+        renew(&mut keeper, OTHER, 5, "down");
+        assert_eq!(keeper.poll_answers(), [("down", Answer::Down)]);
+    }
+
+    #[test]
+    fn a_stall_of_our_own_timer_counts_as_a_sign_of_all() {
+        let mut keeper = keeper();
+        assert!(keeper.handle_tick(5_000).is_empty());
+        assert!(tick_to(&mut keeper, 5_050, 5_950).is_empty());
+        assert_eq!(keeper.handle_tick(6_000), [OTHER]);
+    }
+
+    #[test]
+    fn an_election_starts_the_count_anew() {
+        let mut keeper = keeper();
+        tick_to(&mut keeper, 50, 900);
+        keeper.handle_leadership(false, 900);
+        renew(&mut keeper, OTHER, 5, "x");
+        assert_eq!(keeper.poll_answers(), [("x", Answer::NotLeader)]);
+        keeper.handle_leadership(true, 950);
+        assert!(tick_to(&mut keeper, 1_000, 1_900).is_empty());
+        assert_eq!(keeper.handle_tick(1_950), [OTHER]);
+    }
+
+    #[test]
+    fn losing_leadership_answers_all_that_wait() {
+        let mut keeper = keeper();
+        renew(&mut keeper, OTHER, 5, "reading");
+        keeper.poll_read();
+        renew(&mut keeper, OTHER, 5, "arrived");
+        keeper.handle_leadership(false, 10);
+        let answers = keeper.poll_answers();
+        assert_eq!(answers.len(), 2);
+        assert!(answers.iter().all(|(_, answer)| *answer == Answer::NotLeader));
+        keeper.handle_read(Some(9), 11);
+        assert!(keeper.poll_answers().is_empty(), "the read of a former leader answers nobody");
+    }
+
+    #[test]
+    fn a_node_that_renews_but_does_not_apply_is_taken_down() {
+        let mut keeper = keeper();
+        let mut down = Vec::new();
+        for now in (50..=3_000).step_by(50) {
+            renew(&mut keeper, OTHER, 5, "slow");
+            renew(&mut keeper, ME, 100, "me");
+            keeper.poll_read();
+            keeper.handle_read(Some(100), now);
+            let leased = keeper.poll_answers().iter().any(|(t, a)| *t == "slow" && matches!(a, Answer::Lease { .. }));
+            assert_eq!(leased, now < 50 + T, "at {now}");
+            down.extend(keeper.handle_tick(now).into_iter().map(|node| (now, node)));
+        }
+        assert_eq!(down.first(), Some(&(2_000, OTHER)), "T after its last answer");
+    }
+
+    #[test]
+    fn a_newer_incarnation_is_watched_in_place_of_the_older() {
+        let mut keeper = keeper();
+        let newer = NodeRef { incarnation: 4, ..OTHER };
+        keeper.handle_members(&[ME, newer], 500);
+        renew(&mut keeper, OTHER, 5, "old");
+        assert_eq!(keeper.poll_answers(), [("old", Answer::Down)]);
+        assert!(tick_to(&mut keeper, 550, 1_450).is_empty());
+        assert_eq!(keeper.handle_tick(1_500), [newer]);
+    }
+}

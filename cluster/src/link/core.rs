@@ -1,0 +1,282 @@
+//! The two ends of a link, as pure machines: the sender numbers QoS 1/2 messages and keeps them until they are
+//! acknowledged, through any number of connections; the receiver takes each once, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use flotte_proto::Forward;
+
+use crate::id::{NodeId, NodeRef};
+
+/// Bytes that a frame may hold before it is sent; one message may exceed it.
+const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Messages that a frame may hold.
+const FRAME_MESSAGES_MAX: usize = 512;
+
+/// Bounds of a link's queue.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkLimits {
+    /// QoS 0 is dropped, and publishers of QoS 1/2 are held back, above this many messages.
+    pub messages: usize,
+    /// The same in bytes.
+    pub bytes: usize,
+}
+
+/// What became of a QoS 1/2 message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It is in the outbound queues of the node.
+    Queued,
+    /// No member of the shared subscription was there to take it: another node should.
+    NoMember,
+    /// The node, and the live sessions it held, is no more.
+    NodeGone,
+}
+
+/// Whether a message was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// There is room for more.
+    Room,
+    /// It was taken, but no more should come before there is room.
+    Full,
+    /// QoS 0, and the queue was full.
+    Dropped,
+}
+
+/// The sending end, for one incarnation of the other node. `T` is who waits for a QoS 1/2 message.
+#[derive(Debug)]
+pub struct Sender<T> {
+    limits: LinkLimits,
+    /// Not sent on this connection yet.
+    queue: VecDeque<(Forward, Option<T>)>,
+    /// Sent and not acknowledged, by sequence.
+    unacked: VecDeque<(Forward, T)>,
+    /// How many of `unacked`, from the front, were sent on this connection.
+    resent: usize,
+    next_sequence: u64,
+    bytes: usize,
+}
+
+impl<T> Sender<T> {
+    /// An empty link.
+    pub fn new(limits: LinkLimits) -> Self {
+        Sender { limits, queue: VecDeque::new(), unacked: VecDeque::new(), resent: 0, next_sequence: 1, bytes: 0 }
+    }
+
+    /// Takes a message; one with a ticket is kept until it is acknowledged.
+    pub fn push(&mut self, mut message: Forward, ticket: Option<T>) -> Pushed {
+        if ticket.is_some() {
+            message.sequence = self.next_sequence;
+            self.next_sequence += 1;
+        } else if self.is_full() {
+            return Pushed::Dropped;
+        }
+        self.bytes += size(&message);
+        self.queue.push_back((message, ticket));
+        if self.is_full() { Pushed::Full } else { Pushed::Room }
+    }
+
+    /// Whether publishers are to be held back.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limits.messages || self.bytes >= self.limits.bytes
+    }
+
+    /// Messages that wait or are not acknowledged.
+    pub fn len(&self) -> usize {
+        self.queue.len() + self.unacked.len()
+    }
+
+    /// Whether nothing waits and all is acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next messages to be sent on this connection, in order; empty when there are none.
+    pub fn poll_frame(&mut self) -> Vec<Forward> {
+        let (mut frame, mut bytes) = (Vec::new(), 0);
+        while frame.len() < FRAME_MESSAGES_MAX && bytes < FRAME_BYTES_MAX {
+            let message = if let Some((message, _)) = self.unacked.get(self.resent) {
+                self.resent += 1;
+                message.clone()
+            } else if let Some((message, ticket)) = self.queue.pop_front() {
+                self.sent(&message, ticket);
+                message
+            } else {
+                break;
+            };
+            bytes += size(&message);
+            frame.push(message);
+        }
+        frame
+    }
+
+    fn sent(&mut self, message: &Forward, ticket: Option<T>) {
+        match ticket {
+            Some(ticket) => {
+                self.unacked.push_back((message.clone(), ticket));
+                self.resent += 1;
+            }
+            None => self.bytes -= size(message),
+        }
+    }
+
+    /// All up to a sequence is placed. Returns who waited, in order.
+    pub fn handle_ack(&mut self, acked: u64, not_placed: &[u64]) -> Vec<(T, Placed)> {
+        let mut done = Vec::new();
+        while self.unacked.front().is_some_and(|(message, _)| message.sequence <= acked) {
+            let Some((message, ticket)) = self.unacked.pop_front() else { break };
+            self.resent = self.resent.saturating_sub(1);
+            self.bytes -= size(&message);
+            let placed = if not_placed.contains(&message.sequence) { Placed::NoMember } else { Placed::Queued };
+            done.push((ticket, placed));
+        }
+        done
+    }
+
+    /// The connection is gone: what was not acknowledged is sent again on the next one, first.
+    pub fn handle_disconnected(&mut self) {
+        self.resent = 0;
+    }
+
+    /// The other node's incarnation is no more. Returns all who wait.
+    pub fn end(&mut self) -> Vec<(T, Placed)> {
+        self.bytes = 0;
+        self.resent = 0;
+        let unacked = self.unacked.drain(..).map(|(_, ticket)| ticket);
+        let queued = self.queue.drain(..).filter_map(|(_, ticket)| ticket);
+        unacked.chain(queued).map(|ticket| (ticket, Placed::NodeGone)).collect()
+    }
+}
+
+fn size(message: &Forward) -> usize {
+    message.topic.len() + message.payload.len() + message.properties.len() + message.publisher.len() + 48
+}
+
+/// What to do with a numbered message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is the next one.
+    New,
+    /// It was placed before.
+    Repeat,
+    /// Something before it is missing: the connection has to be made anew.
+    Gap,
+}
+
+/// The receiving ends of all nodes that send to this one.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    /// Last sequence placed, of the newest incarnation of each node.
+    last: BTreeMap<NodeId, (u64, u64)>,
+}
+
+impl Receiver {
+    /// Judges a message by its sequence and takes note of a new one.
+    pub fn handle(&mut self, from: NodeRef, sequence: u64) -> Arrival {
+        let (incarnation, last) = self.last.entry(from.node).or_insert((from.incarnation, 0));
+        if from.incarnation > *incarnation {
+            (*incarnation, *last) = (from.incarnation, 0);
+        }
+        if from.incarnation < *incarnation || sequence <= *last {
+            return Arrival::Repeat;
+        }
+        if sequence != *last + 1 {
+            return Arrival::Gap;
+        }
+        *last = sequence;
+        Arrival::New
+    }
+
+    /// Last sequence placed of a node.
+    pub fn last(&self, from: NodeRef) -> u64 {
+        self.last.get(&from.node).filter(|(incarnation, _)| *incarnation == from.incarnation).map_or(0, |(_, last)| *last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LinkLimits = LinkLimits { messages: 4, bytes: 1 << 20 };
+    const FROM: NodeRef = NodeRef { node: NodeId(1), incarnation: 1 };
+
+    fn message(payload: &'static str) -> Forward {
+        Forward { payload: payload.into(), ..Forward::default() }
+    }
+
+    fn payloads(frame: &[Forward]) -> Vec<&str> {
+        frame.iter().map(|m| std::str::from_utf8(&m.payload).unwrap_or("")).collect()
+    }
+
+    #[test]
+    fn unacknowledged_messages_go_again_first_and_in_order() {
+        let mut sender = Sender::new(LIMITS);
+        sender.push(message("a"), Some(1));
+        sender.push(message("zero"), None);
+        sender.push(message("b"), Some(2));
+        assert_eq!(payloads(&sender.poll_frame()), ["a", "zero", "b"]);
+        assert_eq!(sender.handle_ack(1, &[]), [(1, Placed::Queued)]);
+        sender.push(message("c"), Some(3));
+        sender.handle_disconnected();
+        assert_eq!(payloads(&sender.poll_frame()), ["b", "c"], "QoS 0 is not repeated");
+        assert!(sender.poll_frame().is_empty());
+        assert_eq!(sender.handle_ack(3, &[3]), [(2, Placed::Queued), (3, Placed::NoMember)]);
+        assert!(sender.is_empty());
+        assert_eq!(sender.bytes, 0);
+    }
+
+    #[test]
+    fn a_full_queue_drops_qos_0_and_holds_back_the_rest() {
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 0..3 {
+            assert_eq!(sender.push(message("x"), Some(ticket)), Pushed::Room);
+        }
+        assert_eq!(sender.push(message("x"), Some(3)), Pushed::Full);
+        assert_eq!(sender.push(message("x"), None), Pushed::Dropped);
+        assert_eq!(sender.push(message("x"), Some(4)), Pushed::Full, "what was matched is taken");
+    }
+
+    #[test]
+    fn the_end_of_a_node_releases_all_who_wait() {
+        let mut sender = Sender::new(LIMITS);
+        sender.push(message("a"), Some(1));
+        sender.poll_frame();
+        sender.push(message("b"), Some(2));
+        assert_eq!(sender.end(), [(1, Placed::NodeGone), (2, Placed::NodeGone)]);
+        assert!(sender.is_empty());
+    }
+
+    #[test]
+    fn a_frame_is_bounded() {
+        let mut sender = Sender::new(LinkLimits { messages: 10_000, bytes: usize::MAX });
+        for ticket in 0..1_000 {
+            sender.push(message("x"), Some(ticket));
+        }
+        assert_eq!(sender.poll_frame().len(), FRAME_MESSAGES_MAX);
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 0..2 {
+            sender.push(Forward { payload: vec![0; FRAME_BYTES_MAX].into(), ..Forward::default() }, Some(ticket));
+        }
+        assert_eq!(sender.poll_frame().len(), 1);
+    }
+
+    #[test]
+    fn the_receiver_takes_each_once_in_order() {
+        let mut receiver = Receiver::default();
+        assert_eq!(receiver.handle(FROM, 1), Arrival::New);
+        assert_eq!(receiver.handle(FROM, 1), Arrival::Repeat);
+        assert_eq!(receiver.handle(FROM, 3), Arrival::Gap);
+        assert_eq!(receiver.handle(FROM, 2), Arrival::New);
+        assert_eq!(receiver.last(FROM), 2);
+    }
+
+    #[test]
+    fn a_new_incarnation_counts_from_one_and_ends_the_older() {
+        let mut receiver = Receiver::default();
+        receiver.handle(FROM, 1);
+        let newer = NodeRef { incarnation: 2, ..FROM };
+        assert_eq!(receiver.handle(newer, 1), Arrival::New);
+        assert_eq!(receiver.handle(FROM, 2), Arrival::Repeat);
+        assert_eq!(receiver.last(FROM), 0);
+    }
+}

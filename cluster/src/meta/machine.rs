@@ -1,0 +1,167 @@
+//! The meta state behind its lock, as the consensus group applies it and the workers read it.
+
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use flotte_mqtt::topic::TopicFilter;
+use flotte_proto::MetaRecord;
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+
+use super::state::{Effects, MetaState};
+use crate::raft::{ApplyError, FrozenState, Machine, RestoreError};
+use crate::snapshot;
+
+/// Branches of the topic tree that are told apart: by their first level.
+const BRANCHES: usize = 256;
+
+/// Counters that rise when a route changes, one per branch, so that a cached match of a quiet branch stays good.
+#[derive(Debug)]
+pub struct BranchEpochs {
+    branches: Box<[AtomicU64; BRANCHES]>,
+    /// For filters that begin with a wildcard, and changes of all routes.
+    all: AtomicU64,
+    hasher: foldhash::fast::FixedState,
+}
+
+impl Default for BranchEpochs {
+    fn default() -> Self {
+        let branches = Box::new([const { AtomicU64::new(0) }; BRANCHES]);
+        BranchEpochs { branches, all: AtomicU64::new(0), hasher: foldhash::fast::FixedState::default() }
+    }
+}
+
+impl BranchEpochs {
+    /// Changes whenever a route that this topic might match changes. Read it *before* the routes.
+    pub fn of_topic(&self, topic: &str) -> u64 {
+        let branch = self.branches[self.slot(topic)].load(Ordering::Acquire);
+        branch.wrapping_add(self.all.load(Ordering::Acquire))
+    }
+
+    /// A route of this filter changed: call it *after* the change.
+    pub fn touch(&self, filter: &TopicFilter) {
+        let counter = match filter.as_str().as_bytes().first() {
+            Some(b'+' | b'#') | None => &self.all,
+            Some(_) => &self.branches[self.slot(filter.as_str())],
+        };
+        counter.fetch_add(1, Ordering::Release);
+    }
+
+    /// Any route may have changed.
+    pub fn touch_all(&self) {
+        self.all.fetch_add(1, Ordering::Release);
+    }
+
+    fn slot(&self, name: &str) -> usize {
+        let first = name.split('/').next().unwrap_or(name);
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(first.as_bytes());
+        usize::try_from(hasher.finish() % BRANCHES as u64).unwrap_or(0)
+    }
+}
+
+/// The replicated state of group 0 on this node.
+#[derive(Debug)]
+pub struct MetaMachine {
+    /// Held for one entry at a time by apply, for one match or page by readers.
+    state: RwLock<MetaState>,
+    epochs: BranchEpochs,
+    /// Rises with every change of members, their state or placement.
+    membership: watch::Sender<u64>,
+}
+
+impl Default for MetaMachine {
+    fn default() -> Self {
+        MetaMachine { state: RwLock::default(), epochs: BranchEpochs::default(), membership: watch::channel(0).0 }
+    }
+}
+
+impl MetaMachine {
+    /// Reads the state. Keep it short: apply waits.
+    pub fn read(&self) -> RwLockReadGuard<'_, MetaState> {
+        self.state.read()
+    }
+
+    /// Counters for caches of matches.
+    pub fn epochs(&self) -> &BranchEpochs {
+        &self.epochs
+    }
+
+    /// Wakes at every change of members or placement.
+    pub fn membership(&self) -> watch::Receiver<u64> {
+        self.membership.subscribe()
+    }
+
+    fn publish(&self, effects: &Effects) {
+        for filter in &effects.routes {
+            self.epochs.touch(filter);
+        }
+        if effects.all_routes {
+            self.epochs.touch_all();
+        }
+        if effects.membership {
+            self.membership.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+impl Machine for MetaMachine {
+    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, ApplyError> {
+        let mut effects = Effects::default();
+        let reply = self.state.write().apply(index, &entry, &mut effects);
+        self.publish(&effects);
+        reply.map_err(|e| ApplyError(e.to_string()))
+    }
+
+    fn freeze(&self) -> Box<dyn FrozenState> {
+        Box::new(Frozen(self.state.read().records()))
+    }
+
+    fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut state = MetaState::default();
+        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError(e.to_string()))?;
+        *self.state.write() = state;
+        self.publish(&Effects { membership: true, routes: Vec::new(), all_routes: true });
+        Ok(())
+    }
+}
+
+/// Records whose payloads are shared with the state.
+struct Frozen(Vec<MetaRecord>);
+
+impl FrozenState for Frozen {
+    fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        snapshot::write_records(&self.0, out)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn only_the_branch_of_a_changed_filter_gets_a_new_epoch() {
+        let epochs = BranchEpochs::default();
+        let (a, b) = (epochs.of_topic("a/x"), epochs.of_topic("b/x"));
+        epochs.touch(&filter("a/+"));
+        assert_ne!(epochs.of_topic("a/y"), a);
+        assert_eq!(epochs.of_topic("b/x"), b);
+    }
+
+    #[test]
+    fn a_filter_that_begins_with_a_wildcard_touches_all_branches() {
+        for wild in ["+/x", "#"] {
+            let epochs = BranchEpochs::default();
+            let before = epochs.of_topic("a/x");
+            epochs.touch(&filter(wild));
+            assert_ne!(epochs.of_topic("a/x"), before);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! State machine of group 0: members, routes, retained messages, placement. A pure function of state and entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use flotte_mqtt::ByteStr;
+use flotte_mqtt::topic::{NameTree, TopicFilter, TopicName};
+use flotte_proto::meta_command::Command;
+use flotte_proto::{
+    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, MetaHead, MetaRecord, RefusedReply,
+    Replies, Retain, RetainReply, RetainedRecord, SetRoute, SetShare, batch_reply, meta_record, retain_reply,
+};
+use prost::Message;
+
+use super::routes::{Routes, parse_filter, parse_share_name};
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::ledger::{Admission, Ledger};
+
+/// An entry that this version does not understand. The node must stop: going on would fork the state.
+#[derive(Debug, thiserror::Error)]
+#[error("{group} entry {index}: {what}")]
+pub struct UnknownEntry {
+    /// Group of the entry.
+    pub group: GroupId,
+    /// Its log index.
+    pub index: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A retained message.
+#[derive(Debug, Clone)]
+pub struct Retained {
+    /// What was published.
+    pub retain: Retain,
+    /// Meta index that stored it.
+    pub index: u64,
+    /// State time of that.
+    pub time_ms: u64,
+}
+
+/// What an entry changed that others must hear of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Members, placement or their states changed.
+    pub membership: bool,
+    /// Routes with these filters changed.
+    pub routes: Vec<TopicFilter>,
+    /// All routes may have changed.
+    pub all_routes: bool,
+}
+
+/// The state of group 0.
+#[derive(Debug, Default)]
+pub struct MetaState {
+    /// 0 until founded.
+    cluster_id: u64,
+    settings: ClusterSettings,
+    members: BTreeMap<NodeId, Member>,
+    /// Ids that never come back: their name returned under another id.
+    refused: BTreeSet<NodeId>,
+    placement: BTreeMap<GroupId, Vec<NodeId>>,
+    routes: Routes,
+    retained: NameTree<Retained>,
+    retained_bytes: u64,
+    ledger: Ledger,
+    time_ms: u64,
+    index: u64,
+}
+
+impl MetaState {
+    /// Applies one entry. Returns the encoded [`EntryReply`].
+    pub fn apply(&mut self, index: u64, entry: &[u8], effects: &mut Effects) -> Result<Bytes, UnknownEntry> {
+        let unknown = |what: String| UnknownEntry { group: GroupId::META, index, what };
+        let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
+        self.index = index;
+        self.time_ms = self.time_ms.max(entry.time_ms);
+        let mut reply = EntryReply::default();
+        for batch in entry.batches {
+            reply.batches.push(self.apply_batch(batch, effects).map_err(unknown)?);
+        }
+        Ok(reply.encode_to_vec().into())
+    }
+
+    fn apply_batch(&mut self, batch: Batch, effects: &mut Effects) -> Result<BatchReply, String> {
+        use batch_reply::Result as R;
+        let from = NodeRef { node: NodeId(batch.node_id), incarnation: batch.incarnation };
+        let answer = |index, result| Ok(BatchReply { index, result: Some(result) });
+        match self.ledger.admit(from.node, from.incarnation, batch.sequence) {
+            Admission::Repeat(reply) => return BatchReply::decode(reply).map_err(|e| e.to_string()),
+            Admission::Gap(last) => return answer(self.index, R::Gap(last)),
+            Admission::Stale => return answer(self.index, R::Stale(true)),
+            Admission::Take => {}
+        }
+        let commands = batch.commands.into_iter().map(decode_command).collect::<Result<Vec<_>, _>>()?;
+        if let Some(refusal) = self.judge(from, batch.sequence, &commands) {
+            return answer(self.index, refusal);
+        }
+        let mut replies = Replies::default();
+        for command in commands {
+            replies.replies.push(self.apply_command(from, command, effects)?);
+        }
+        let reply = BatchReply { index: self.index, result: Some(R::Replies(replies)) };
+        self.ledger.record(from.node, from.incarnation, batch.sequence, reply.encode_to_vec().into());
+        Ok(reply)
+    }
+
+    /// Whether this incarnation may propose at all: it begins with Up, and is Up for all the rest.
+    fn judge(&self, from: NodeRef, sequence: u64, commands: &[Command]) -> Option<batch_reply::Result> {
+        use batch_reply::Result as R;
+        if matches!(commands.first(), Some(Command::Found(_))) && self.cluster_id == 0 {
+            return None;
+        }
+        let Some(member) = self.members.get(&from.node) else {
+            let what = if self.refused.contains(&from.node) {
+                "this node id was replaced and is refused for ever"
+            } else {
+                "this node is not a member of the cluster"
+            };
+            return Some(R::Refused(what.into()));
+        };
+        if sequence == 1 && matches!(commands.first(), Some(Command::Up(_))) {
+            return (from.incarnation <= member.incarnation).then(|| {
+                let what = format!("incarnation {} is not above the recorded {}: an old disk was restored", from.incarnation, member.incarnation);
+                R::Refused(what)
+            });
+        }
+        (!member.up || member.incarnation != from.incarnation).then_some(R::Stale(true))
+    }
+
+    fn apply_command(&mut self, from: NodeRef, command: Command, effects: &mut Effects) -> Result<Bytes, String> {
+        let done = Bytes::new();
+        match command {
+            Command::Found(found) => {
+                self.found(found)?;
+                effects.membership = true;
+                Ok(done)
+            }
+            Command::Up(up) => {
+                self.close_member(from, effects);
+                if let Some(member) = self.members.get_mut(&from.node) {
+                    member.incarnation = from.incarnation;
+                    member.up = true;
+                    (member.name, member.advertise) = (up.name, up.advertise);
+                }
+                Ok(done)
+            }
+            Command::Down(down) => {
+                let node = NodeRef { node: NodeId(down.node_id), incarnation: down.incarnation };
+                if self.members.get(&node.node).is_some_and(|m| m.up && m.incarnation == node.incarnation) {
+                    self.close_member(node, effects);
+                }
+                Ok(done)
+            }
+            Command::SetRoute(route) => self.set_route(from, route, effects),
+            Command::SetShare(share) => self.set_share(from, share, effects),
+            Command::Retain(retain) => self.retain(retain),
+            Command::Join(join) => {
+                effects.membership = true;
+                Ok(self.join(join))
+            }
+        }
+    }
+
+    fn found(&mut self, found: flotte_proto::Found) -> Result<(), String> {
+        if self.cluster_id != 0 {
+            return Ok(());
+        }
+        self.cluster_id = found.cluster_id;
+        self.settings = found.settings.ok_or("Found without settings")?;
+        for member in found.members {
+            self.members.insert(NodeId(member.node_id), Member { incarnation: 0, up: false, ..member });
+        }
+        for placement in found.placement {
+            let members = placement.members.into_iter().map(NodeId).collect();
+            self.placement.insert(GroupId(placement.group), members);
+        }
+        Ok(())
+    }
+
+    /// All that Down does, which Up does to older incarnations too.
+    fn close_member(&mut self, node: NodeRef, effects: &mut Effects) {
+        self.routes.remove_node(node);
+        if let Some(member) = self.members.get_mut(&node.node) {
+            member.up = false;
+            member.since_index = self.index;
+            member.since_ms = self.time_ms;
+        }
+        effects.membership = true;
+        effects.all_routes = true;
+    }
+
+    fn set_route(&mut self, from: NodeRef, route: SetRoute, effects: &mut Effects) -> Result<Bytes, String> {
+        let filter = parse_filter(route.filter)?;
+        self.routes.set_node(&filter, from, self.index, route.present);
+        effects.routes.push(filter);
+        Ok(Bytes::new())
+    }
+
+    fn set_share(&mut self, from: NodeRef, share: SetShare, effects: &mut Effects) -> Result<Bytes, String> {
+        let filter = parse_filter(share.filter)?;
+        let group = parse_share_name(share.group)?;
+        self.routes.set_share(&group, &filter, from, share.members, self.index);
+        effects.routes.push(filter);
+        Ok(Bytes::new())
+    }
+
+    fn retain(&mut self, retain: Retain) -> Result<Bytes, String> {
+        let topic = parse_topic(retain.topic.clone())?;
+        Ok(RetainReply { result: self.store_retained(&topic, retain).into() }.encode_to_vec().into())
+    }
+
+    fn store_retained(&mut self, topic: &TopicName, retain: Retain) -> retain_reply::Result {
+        let old = self.retained.get(topic).map_or(0, |old| size_of_retained(&old.retain));
+        if retain.payload.is_empty() {
+            // [MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1: an empty payload removes and is never stored.
+            self.retained.remove(topic);
+            self.retained_bytes -= old;
+            return retain_reply::Result::Deleted;
+        }
+        let bytes = self.retained_bytes - old + size_of_retained(&retain);
+        let messages = self.retained.len() as u64 + u64::from(old == 0);
+        let fits = |value, max| max == 0 || value <= max;
+        if !fits(bytes, self.settings.retained_max_bytes) || !fits(messages, self.settings.retained_max_messages) {
+            return retain_reply::Result::Quota;
+        }
+        self.retained_bytes = bytes;
+        self.retained.insert(topic, Retained { retain, index: self.index, time_ms: self.time_ms });
+        retain_reply::Result::Stored
+    }
+
+    fn join(&mut self, join: flotte_proto::Join) -> Bytes {
+        let id = NodeId(join.node_id);
+        if self.refused.contains(&id) {
+            let reason = format!("node id {id} was replaced and is refused for ever");
+            return RefusedReply { reason }.encode_to_vec().into();
+        }
+        let replaced: Vec<NodeId> =
+            self.members.iter().filter(|(old, m)| **old != id && m.name == join.name).map(|(old, _)| *old).collect();
+        for old in replaced {
+            self.routes.remove_node(NodeRef { node: old, incarnation: u64::MAX });
+            self.members.remove(&old);
+            self.ledger.forget(old);
+            self.refused.insert(old);
+        }
+        let (since_index, since_ms) = (self.index, self.time_ms);
+        self.members.entry(id).or_insert_with(|| Member {
+            node_id: id.0,
+            name: join.name,
+            advertise: join.advertise,
+            since_index,
+            since_ms,
+            ..Member::default()
+        });
+        Bytes::new()
+    }
+
+    /// 0 until the cluster is founded.
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    /// Settings fixed when the cluster was founded.
+    pub fn settings(&self) -> &ClusterSettings {
+        &self.settings
+    }
+
+    /// All members, by id.
+    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
+        &self.members
+    }
+
+    /// Whether exactly this incarnation is Up.
+    pub fn is_up(&self, node: NodeRef) -> bool {
+        self.members.get(&node.node).is_some_and(|m| m.up && m.incarnation == node.incarnation)
+    }
+
+    /// Members of each session group.
+    pub fn placement(&self) -> &BTreeMap<GroupId, Vec<NodeId>> {
+        &self.placement
+    }
+
+    /// Who wants what.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// The retained messages.
+    pub fn retained(&self) -> &NameTree<Retained> {
+        &self.retained
+    }
+
+    /// Their bytes: topics, properties and payloads.
+    pub fn retained_bytes(&self) -> u64 {
+        self.retained_bytes
+    }
+
+    /// Index of the last applied entry.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// State time in ms since the epoch.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// The whole state as records, for a snapshot. Payloads are shared, not copied.
+    pub fn records(&self) -> Vec<MetaRecord> {
+        use meta_record::Record as R;
+        let head = MetaHead {
+            cluster_id: self.cluster_id,
+            index: self.index,
+            time_ms: self.time_ms,
+            settings: Some(self.settings.clone()),
+            refused_ids: self.refused.iter().map(|id| id.0).collect(),
+        };
+        let mut records = vec![R::Head(head)];
+        records.extend(self.members.values().cloned().map(R::Member));
+        records.extend(self.placement.iter().map(|(group, members)| {
+            R::Placement(flotte_proto::Placement { group: group.0, members: members.iter().map(|n| n.0).collect() })
+        }));
+        records.extend(self.ledger.records().map(R::Proposer));
+        records.extend(self.routes.records().into_iter().map(R::Route));
+        records.extend(self.retained.iter().map(|(_, item)| {
+            let retain = Some(item.retain.clone());
+            R::Retained(RetainedRecord { retain, index: item.index, time_ms: item.time_ms })
+        }));
+        records.into_iter().map(|record| MetaRecord { record: Some(record) }).collect()
+    }
+
+    /// Takes a record back from a snapshot, into a state that began as the default.
+    pub fn restore(&mut self, record: MetaRecord) -> Result<(), String> {
+        use meta_record::Record as R;
+        match record.record.ok_or("a snapshot record of an unknown kind")? {
+            R::Head(head) => {
+                (self.cluster_id, self.index, self.time_ms) = (head.cluster_id, head.index, head.time_ms);
+                self.settings = head.settings.ok_or("snapshot head without settings")?;
+                self.refused = head.refused_ids.into_iter().map(NodeId).collect();
+            }
+            R::Member(member) => {
+                self.members.insert(NodeId(member.node_id), member);
+            }
+            R::Placement(p) => {
+                self.placement.insert(GroupId(p.group), p.members.into_iter().map(NodeId).collect());
+            }
+            R::Proposer(record) => self.ledger.restore(record),
+            R::Route(record) => self.routes.restore(record)?,
+            R::Retained(record) => {
+                let retain = record.retain.ok_or("retained record without message")?;
+                let topic = parse_topic(retain.topic.clone())?;
+                self.retained_bytes += size_of_retained(&retain);
+                self.retained.insert(&topic, Retained { retain, index: record.index, time_ms: record.time_ms });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode_command(command: Bytes) -> Result<Command, String> {
+    let decoded = MetaCommand::decode(command).map_err(|e| e.to_string())?;
+    decoded.command.ok_or_else(|| "a command that this version does not know".into())
+}
+
+fn size_of_retained(retain: &Retain) -> u64 {
+    (retain.topic.len() + retain.properties.len() + retain.payload.len()) as u64
+}
+
+fn parse_topic(bytes: Bytes) -> Result<TopicName, String> {
+    let text = ByteStr::try_from(bytes).map_err(|e| format!("topic: {e}"))?;
+    TopicName::parse(text).map_err(|e| format!("topic: {e}"))
+}

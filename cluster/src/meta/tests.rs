@@ -1,0 +1,232 @@
+//! Steps through the state machine of group 0.
+
+use bytes::Bytes;
+use flotte_mqtt::topic::{TopicFilter, TopicName};
+use flotte_proto::meta_command::Command;
+use flotte_proto::{
+    Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member, MetaCommand, Retain, RetainReply,
+    SetRoute, SetShare, Up, batch_reply, retain_reply,
+};
+use prost::Message;
+
+use super::*;
+use crate::id::{NodeId, NodeRef};
+
+fn node(id: u64, incarnation: u64) -> NodeRef {
+    NodeRef { node: NodeId(id), incarnation }
+}
+
+/// A founded group of three nodes.
+struct Rig {
+    state: MetaState,
+    index: u64,
+    sequences: std::collections::HashMap<NodeRef, u64>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let mut rig = Rig { state: MetaState::default(), index: 0, sequences: Default::default() };
+        let member = |id: u64| Member { node_id: id, name: format!("n{id}"), ..Member::default() };
+        let settings = ClusterSettings { retained_max_messages: 3, retained_max_bytes: 100, ..Default::default() };
+        let found = Found { cluster_id: 77, members: (1..=3).map(member).collect(), settings: Some(settings), placement: vec![] };
+        rig.batch(node(1, 1), 1, vec![Command::Found(found), up("n1")]);
+        rig.sequences.insert(node(1, 1), 1);
+        rig.run(node(2, 1), up("n2"));
+        rig.run(node(3, 1), up("n3"));
+        rig
+    }
+
+    fn batch(&mut self, from: NodeRef, sequence: u64, commands: Vec<Command>) -> (BatchReply, Effects) {
+        self.index += 1;
+        let encode = |command| Bytes::from(MetaCommand { command: Some(command) }.encode_to_vec());
+        let commands = commands.into_iter().map(encode).collect();
+        let batch = Batch { node_id: from.node.0, incarnation: from.incarnation, sequence, commands };
+        let entry = GroupEntry { time_ms: self.index, batches: vec![batch] }.encode_to_vec();
+        let mut effects = Effects::default();
+        let reply = self.state.apply(self.index, &entry, &mut effects).unwrap();
+        self.check_snapshot();
+        (EntryReply::decode(reply).unwrap().batches.remove(0), effects)
+    }
+
+    fn check_snapshot(&self) {
+        let mut restored = MetaState::default();
+        for record in self.state.records() {
+            restored.restore(record).unwrap();
+        }
+        assert_eq!(restored.records(), self.state.records());
+        assert_eq!(restored.routes().counts(), self.state.routes().counts());
+        assert_eq!(restored.retained_bytes(), self.state.retained_bytes());
+    }
+
+    fn run(&mut self, from: NodeRef, command: Command) -> Bytes {
+        let sequence = *self.sequences.entry(from).and_modify(|s| *s += 1).or_insert(1);
+        let (reply, _) = self.batch(from, sequence, vec![command]);
+        match reply.result.unwrap() {
+            batch_reply::Result::Replies(mut replies) => replies.replies.remove(0),
+            other => panic!("not applied: {other:?}"),
+        }
+    }
+
+    fn retain(&mut self, topic: &'static str, payload: &'static str) -> retain_reply::Result {
+        let retain = Retain { topic: topic.into(), payload: payload.into(), ..Retain::default() };
+        RetainReply::decode(self.run(node(1, 1), Command::Retain(retain))).unwrap().result()
+    }
+
+    fn nodes(&self, topic: &str) -> Vec<u64> {
+        self.state.routes().destinations(topic).nodes.iter().map(|n| n.0).collect()
+    }
+}
+
+fn up(name: &str) -> Command {
+    Command::Up(Up { name: name.into(), advertise: format!("{name}:7883") })
+}
+
+fn route(filter: &'static str, present: bool) -> Command {
+    Command::SetRoute(SetRoute { filter: filter.into(), present })
+}
+
+fn share(group: &'static str, filter: &'static str, members: u32) -> Command {
+    Command::SetShare(SetShare { group: group.into(), filter: filter.into(), members })
+}
+
+fn down(node: NodeRef) -> Command {
+    Command::Down(Down { node_id: node.node.0, incarnation: node.incarnation })
+}
+
+#[test]
+fn routes_lead_to_every_node_once() {
+    let mut rig = Rig::new();
+    rig.run(node(1, 1), route("a/+", true));
+    rig.run(node(2, 1), route("a/b", true));
+    rig.run(node(2, 1), route("#", true));
+    assert_eq!(rig.nodes("a/b"), [1, 2]);
+    assert_eq!(rig.nodes("x"), [2]);
+    assert!(rig.nodes("$SYS/x").is_empty());
+    rig.run(node(2, 1), route("#", false));
+    rig.run(node(2, 1), route("a/b", false));
+    assert_eq!(rig.nodes("a/b"), [1]);
+    assert_eq!(rig.state.routes().counts(), (1, 0));
+}
+
+#[test]
+fn down_takes_all_routes_of_the_incarnation() {
+    let mut rig = Rig::new();
+    rig.run(node(2, 1), route("a", true));
+    rig.run(node(2, 1), share("g", "a", 2));
+    rig.run(node(3, 1), route("a", true));
+    rig.run(node(1, 1), down(node(2, 1)));
+    assert_eq!(rig.nodes("a"), [3]);
+    assert!(rig.state.routes().destinations("a").shares.is_empty());
+    assert!(!rig.state.is_up(node(2, 1)));
+    assert_eq!(rig.state.routes().counts(), (1, 0));
+}
+
+#[test]
+fn a_down_node_may_propose_only_as_a_newer_incarnation() {
+    let mut rig = Rig::new();
+    rig.run(node(1, 1), down(node(2, 1)));
+    let (reply, _) = rig.batch(node(2, 1), 2, vec![route("a", true)]);
+    assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)));
+    let (reply, _) = rig.batch(node(2, 2), 1, vec![route("a", true)]);
+    assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)), "it has to begin with Up");
+    rig.run(node(2, 2), up("n2"));
+    rig.run(node(2, 2), route("a", true));
+    assert_eq!(rig.nodes("a"), [2]);
+}
+
+#[test]
+fn up_does_to_the_older_incarnation_what_down_does() {
+    let mut rig = Rig::new();
+    rig.run(node(2, 1), route("a", true));
+    rig.run(node(2, 2), up("n2"));
+    assert!(rig.nodes("a").is_empty());
+    rig.run(node(1, 1), down(node(2, 1)));
+    assert!(rig.state.is_up(node(2, 2)), "a Down of an older incarnation is late");
+}
+
+#[test]
+fn an_incarnation_that_does_not_rise_is_refused() {
+    let mut rig = Rig::new();
+    rig.run(node(2, 5), up("n2"));
+    let (reply, _) = rig.batch(node(2, 4), 1, vec![up("n2")]);
+    assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)));
+    let mut fresh = Rig::new();
+    fresh.state.restore(flotte_proto::MetaRecord {
+        record: Some(flotte_proto::meta_record::Record::Member(Member { node_id: 9, incarnation: 7, ..Member::default() })),
+    }).unwrap();
+    let (reply, _) = fresh.batch(node(9, 7), 1, vec![up("n9")]);
+    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))), "{reply:?}");
+}
+
+#[test]
+fn a_stranger_is_refused() {
+    let mut rig = Rig::new();
+    let (reply, _) = rig.batch(node(8, 1), 1, vec![up("n8")]);
+    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))));
+}
+
+#[test]
+fn a_name_that_comes_back_with_another_id_replaces_the_old() {
+    let mut rig = Rig::new();
+    rig.run(node(3, 1), route("a", true));
+    rig.run(node(1, 1), Command::Join(Join { node_id: 33, name: "n3".into(), advertise: "x:1".into() }));
+    assert!(rig.nodes("a").is_empty());
+    rig.run(node(33, 1), up("n3"));
+    assert!(rig.state.is_up(node(33, 1)));
+    let (reply, _) = rig.batch(node(3, 2), 1, vec![up("n3")]);
+    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))));
+    let again = Command::Join(Join { node_id: 3, name: "n3".into(), advertise: "x:1".into() });
+    assert!(!rig.run(node(1, 1), again).is_empty(), "for ever");
+    assert!(!rig.state.members().contains_key(&NodeId(3)));
+}
+
+#[test]
+fn shares_count_members_by_node() {
+    let mut rig = Rig::new();
+    rig.run(node(1, 1), share("g", "a/#", 2));
+    rig.run(node(2, 1), share("g", "a/#", 1));
+    rig.run(node(2, 1), share("h", "a/b", 1));
+    let shares = rig.state.routes().destinations("a/b").shares;
+    assert_eq!(shares.len(), 2);
+    let g = shares.iter().find(|s| s.group.as_str() == "g").unwrap();
+    assert_eq!(g.filter, TopicFilter::try_from("a/#").unwrap());
+    assert_eq!(g.members.as_slice(), [(NodeId(1), 2), (NodeId(2), 1)]);
+    rig.run(node(1, 1), share("g", "a/#", 0));
+    assert_eq!(rig.state.routes().counts(), (0, 2));
+}
+
+#[test]
+fn retained_is_replaced_deleted_and_limited() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.retain("a", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("a", "22"), retain_reply::Result::Stored);
+    let name = TopicName::try_from("a").unwrap();
+    assert_eq!(rig.state.retained().get(&name).unwrap().retain.payload, "22");
+    assert_eq!(rig.state.retained_bytes(), 3);
+    assert_eq!(rig.retain("b", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("c", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("d", "1"), retain_reply::Result::Quota);
+    assert_eq!(rig.retain("a", ""), retain_reply::Result::Deleted);
+    assert_eq!(rig.retain("d", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("nothing", ""), retain_reply::Result::Deleted);
+    assert_eq!(rig.state.retained().len(), 3);
+}
+
+#[test]
+fn effects_name_the_filters_that_changed() {
+    let mut rig = Rig::new();
+    let (_, effects) = rig.batch(node(1, 1), 2, vec![route("a/+", true)]);
+    assert_eq!(effects.routes, [TopicFilter::try_from("a/+").unwrap()]);
+    assert!(!effects.membership && !effects.all_routes);
+    let (_, effects) = rig.batch(node(1, 1), 3, vec![down(node(2, 1))]);
+    assert!(effects.membership && effects.all_routes);
+}
+
+#[test]
+fn a_command_from_the_future_is_an_error() {
+    let mut rig = Rig::new();
+    let commands = vec![Bytes::from_static(&[0xFA, 0x3E, 0x00])];
+    let batch = Batch { node_id: 1, incarnation: 1, sequence: 2, commands };
+    let entry = GroupEntry { time_ms: 0, batches: vec![batch] }.encode_to_vec();
+    assert!(rig.state.apply(99, &entry, &mut Effects::default()).is_err());
+}
