@@ -337,7 +337,7 @@ impl GroupState {
                 home: c.home.map(|node| owner(node, c.epoch)),
                 expiry_s: c.expiry_s,
                 will: c.will.as_deref().cloned(),
-                offline_since_ms: c.offline_since_ms.unwrap_or(0),
+                offline_since_ms: c.offline_since_ms,
             })
         }));
         records.extend(self.outbox.iter().map(|(key, fired)| {
@@ -362,7 +362,7 @@ impl GroupState {
                     home: c.home.map(node_ref),
                     expiry_s: c.expiry_s,
                     will: c.will.map(Box::new),
-                    offline_since_ms: (c.offline_since_ms > 0).then_some(c.offline_since_ms),
+                    offline_since_ms: c.offline_since_ms,
                 };
                 self.arm(&c.client, &client);
                 self.clients.insert(c.client, client);

@@ -145,12 +145,13 @@ impl<T> Keeper<T> {
             }
         }
         let lowest_applied = self.watched.values().map(|watch| watch.applied).min().unwrap_or(0);
+        let timing = self.timing;
         for renewal in renewals {
             let answer = match (index, self.known(renewal.node)) {
                 (_, None) => Answer::Down,
                 (None, _) => Answer::NotLeader,
                 // Nothing more is answered: its lease runs out before it is declared Down.
-                (Some(_), Some(watch)) if watch.condemned || watch.shunned(self.timing, now_ns) => Answer::NotLeader,
+                (Some(_), Some(watch)) if watch.condemned || watch.shunned(timing, now_ns) => Answer::NotLeader,
                 (Some(read_index), Some(watch)) => {
                     watch.answered(read_index, now_ns);
                     Answer::Lease { read_index, lowest_applied }
@@ -334,6 +335,7 @@ mod tests {
     fn a_newer_incarnation_is_watched_in_place_of_the_older() {
         let mut keeper = keeper();
         let newer = NodeRef { incarnation: 4, ..OTHER };
+        tick_to(&mut keeper, 50, 500);
         keeper.handle_members(&[ME, newer], 500);
         renew(&mut keeper, OTHER, 5, "old");
         assert_eq!(keeper.poll_answers(), [("old", Answer::Down)]);

@@ -93,7 +93,7 @@ impl<T> Core<T> {
             flight.sent = true;
             return Some(batch(self.node, flight));
         }
-        if self.queue.is_empty() || self.under_way.len() >= WINDOW {
+        if self.queue.is_empty() || self.is_window_full() {
             return None;
         }
         let flight = self.gather();
@@ -105,6 +105,12 @@ impl<T> Core<T> {
     /// Commands that are not answered yet.
     pub fn pending(&self) -> usize {
         self.queue.len() + self.under_way.iter().map(|flight| flight.tickets.len()).sum::<usize>()
+    }
+
+    /// The window is a distance between sequences: the reply of the oldest that is under way must still be stored.
+    fn is_window_full(&self) -> bool {
+        let oldest = self.under_way.front().map_or(self.next_sequence, |flight| flight.sequence);
+        self.next_sequence - oldest >= WINDOW as u64
     }
 
     fn gather(&mut self) -> Flight<T> {
