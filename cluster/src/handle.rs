@@ -1,1 +1,239 @@
-//! Skeleton.
+//! All that the broker sees of the cluster, and all that the cluster asks of the broker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotte_mqtt::topic::TopicFilter;
+use flotte_proto::{Close, Forward, Open, OpenReply, Retain, RetainReply, WillKey, retain_reply};
+use futures::future::BoxFuture;
+use prost::Message;
+
+use crate::group::FiredWill;
+use crate::id::{NodeId, NodeRef};
+use crate::lease::Lease;
+use crate::link::{Placed, Pushed};
+use crate::meta::{Destinations, Retained};
+use crate::runtime::{Life, Node};
+
+pub use crate::runtime::{StartError, Status, start};
+
+/// How the cluster acts on the clients of this node. Calls must not block.
+pub trait Local: Send + Sync + 'static {
+    /// Puts a publish from another node into the outbound queues here. Says whether each share pick found a member.
+    fn deliver(&self, publish: Forward) -> bool;
+    /// Ends the connection that this node holds for a client at or below an epoch (0x8E), and its session where asked;
+    /// `done` is called when that is so, at once where there is none.
+    fn kick(&self, kick: Kick, done: Box<dyn FnOnce() + Send>);
+    /// Publishes a will under its key. Resolves to true once it is placed everywhere.
+    fn publish_will(&self, will: FiredWill, key: WillKey) -> BoxFuture<'static, bool>;
+    /// This incarnation is no more: ends all connections and sessions, without wills. Resolves when that is done.
+    fn reset(&self) -> BoxFuture<'static, ()>;
+}
+
+/// An order to end what a node holds for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kick {
+    /// The client.
+    pub client: Bytes,
+    /// Whatever is at or below this epoch.
+    pub epoch: u64,
+    /// End the session too.
+    pub session: bool,
+}
+
+/// Who waits for a QoS 1/2 publish to be placed at another node.
+pub trait Placement: Send + Sync {
+    /// Called once for each node it was forwarded to. Must not block.
+    fn placed(&self, node: NodeId, placed: Placed);
+}
+
+/// Why the cluster did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This node does not serve right now: no quorum, not Up, or shutting down. It may well soon.
+    #[error("this node does not serve now")]
+    NotServing,
+    /// It took longer than an election and 2 T.
+    #[error("the cluster did not answer in time")]
+    TimedOut,
+}
+
+/// A committed CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Fences everything this connection commits.
+    pub epoch: u64,
+    /// The session goes on: this node holds it.
+    pub session_present: bool,
+    /// Which start of the node it belongs to.
+    pub incarnation: u64,
+}
+
+/// The cluster, as one node of it. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    node: Arc<Node>,
+}
+
+impl Cluster {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Cluster { node }
+    }
+
+    /// The serve lease: checked after each read and before each acknowledgement.
+    pub fn lease(&self) -> &Arc<Lease> {
+        self.node.lease()
+    }
+
+    /// This node and its current start; none while it is not Up.
+    pub fn me(&self) -> Option<NodeRef> {
+        self.node.life().map(|life| life.me)
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.node.id()
+    }
+
+    /// Changes whenever a route that this topic might match changes. Read it before [`Cluster::destinations`].
+    pub fn route_epoch(&self, topic: &str) -> u64 {
+        self.node.meta().epochs().of_topic(topic)
+    }
+
+    /// Where a topic goes.
+    pub fn destinations(&self, topic: &str) -> Destinations {
+        self.node.meta().read().routes().destinations(topic)
+    }
+
+    /// Sends a publish to another node. With `waiter` it is QoS 1/2, kept until placed, and the waiter is told.
+    pub fn forward(&self, to: NodeId, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+        match self.node.life() {
+            Some(life) => life.links.push(to, message, waiter),
+            None => {
+                if let Some(waiter) = waiter {
+                    waiter.placed(to, Placed::NodeGone);
+                }
+                Pushed::Dropped
+            }
+        }
+    }
+
+    /// Resolves when a link that answered [`Pushed::Full`] has room again, or its node is gone.
+    pub async fn link_room(&self, to: NodeId) {
+        if let Some(life) = self.node.life() {
+            life.links.room(to).await;
+        }
+    }
+
+    /// Announces or withdraws the route of a filter to this node. Calls take effect in the order in which they were
+    /// made; the future resolves to the meta index that set it.
+    pub fn set_route(&self, filter: &TopicFilter, present: bool) -> BoxFuture<'static, Result<u64, Refused>> {
+        let filter = Bytes::copy_from_slice(filter.as_str().as_bytes());
+        let command = flotte_proto::meta_command::Command::SetRoute(flotte_proto::SetRoute { filter, present });
+        self.propose_meta(command)
+    }
+
+    /// Announces how many live members this node has of a shared subscription. As [`Cluster::set_route`].
+    pub fn set_share(&self, group: &str, filter: &TopicFilter, members: u32) -> BoxFuture<'static, Result<u64, Refused>> {
+        let command = flotte_proto::meta_command::Command::SetShare(flotte_proto::SetShare {
+            group: Bytes::copy_from_slice(group.as_bytes()),
+            filter: Bytes::copy_from_slice(filter.as_str().as_bytes()),
+            members,
+        });
+        self.propose_meta(command)
+    }
+
+    fn propose_meta(&self, command: flotte_proto::meta_command::Command) -> BoxFuture<'static, Result<u64, Refused>> {
+        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+        let reply = life.propose_meta(command);
+        Box::pin(async move { Ok(reply.await?.0) })
+    }
+
+    /// Waits until every node that is Up has applied a meta index, which this node need not have applied yet.
+    pub async fn barrier(&self, index: u64) -> Result<(), Refused> {
+        let life = self.life()?;
+        let limit = self.node.config().barrier_max();
+        let passed = async {
+            self.node.meta_applied(index).await;
+            life.barrier.wait(index).await
+        };
+        tokio::time::timeout(limit, passed).await.map_err(|_| Refused::TimedOut)?
+    }
+
+    /// Proposes a retained message, in order of the calls. Resolves once it is applied on this node, to its meta index
+    /// and what became of it.
+    pub fn retain(&self, retain: Retain) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
+        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+        let reply = life.propose_meta(flotte_proto::meta_command::Command::Retain(retain));
+        let node = Arc::clone(&self.node);
+        Box::pin(async move {
+            let (index, reply) = reply.await?;
+            node.meta_applied(index).await;
+            let reply = RetainReply::decode(reply).map_err(|_| Refused::NotServing)?;
+            Ok((index, reply.result()))
+        })
+    }
+
+    /// A meta index from a ReadIndex begun after this call, applied on this node when it resolves.
+    pub async fn read_index(&self) -> Result<u64, Refused> {
+        let life = self.life()?;
+        let index = life.reads.read_index().await?;
+        self.node.meta_applied(index).await;
+        Ok(index)
+    }
+
+    /// Visits retained messages that match a filter, in order, up to `limit`, from after a topic. Returns where to go on.
+    pub fn retained_page(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&str>,
+        limit: usize,
+        visit: &mut dyn FnMut(&str, &Retained),
+    ) -> Option<String> {
+        self.node.meta().read().retained().page(filter, after, limit, visit)
+    }
+
+    /// Commits a CONNECT and has the former connection of the client closed, waiting for that at most 500 ms.
+    pub async fn open(&self, open: Open) -> Result<Opened, Refused> {
+        let life = self.life()?;
+        let group = life.group_of(&open.client);
+        let client = open.client.clone();
+        let open = Open { up_index: life.up_index, ..open };
+        let command = flotte_proto::session_command::Command::Open(open);
+        let (_, reply) = life.propose_session(group, command).await?;
+        let reply = OpenReply::decode(reply).map_err(|_| Refused::NotServing)?;
+        life.kicks.former(group, &client, &reply).await;
+        Ok(Opened {
+            epoch: reply.epoch,
+            session_present: reply.session_present,
+            incarnation: life.me.incarnation,
+        })
+    }
+
+    /// Commits the end of a connection. It is retried until the group has it or this start of the node is no more.
+    pub fn close(&self, close: Close) -> BoxFuture<'static, Result<(), Refused>> {
+        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+        let group = life.group_of(&close.client);
+        let reply = life.propose_session(group, flotte_proto::session_command::Command::Close(close));
+        Box::pin(async move { reply.await.map(|_| ()) })
+    }
+
+    /// What is known of the cluster, for people and dashboards.
+    pub fn status(&self) -> Status {
+        self.node.status()
+    }
+
+    /// Leaves in good order: leaderships are handed over, storage is flushed. Clients must be gone before.
+    pub async fn shutdown(&self) {
+        self.node.shutdown().await;
+    }
+
+    /// Resolves when this node has to die: the storage failed or an entry cannot be understood. Says why.
+    pub async fn fatal(&self) -> String {
+        self.node.fatal().await
+    }
+
+    fn life(&self) -> Result<Arc<Life>, Refused> {
+        self.node.life().ok_or(Refused::NotServing)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the cluster side of a node is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest election timeout of the meta group, in ms.
+pub const META_ELECTION_MS_MAX: u64 = 600;
+
+/// Configuration of one node's part in the cluster. The broker fills it from the `[node]`, `[cluster]` and `[retained]`
+/// sections; ranges were checked there.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Unique in the cluster.
+    pub node_name: String,
+    /// Where everything durable is.
+    pub data_dir: PathBuf,
+    /// Where other nodes are listened for.
+    pub bind: SocketAddr,
+    /// host:port under which others reach this node; none = the bound address.
+    pub advertise: Option<String>,
+    /// host:port of nodes to find the cluster by.
+    pub join: Vec<String>,
+    /// Nodes that found the cluster together; none with nodes to join = never found, else 1.
+    pub bootstrap_expect: Option<u32>,
+    /// Voters of the meta group at most.
+    pub voters: u32,
+    /// Session groups of a cluster that this node founds.
+    pub session_groups: u32,
+    /// Replicas of a session group.
+    pub replication_factor: u32,
+    /// T: after this long without a sign a node is Down.
+    pub node_down_after: Duration,
+    /// Without a lease for this long, clients are sent away.
+    pub minority_grace: Duration,
+    /// Retained messages of a cluster that this node founds; 0 = no limit.
+    pub retained_messages_max: u64,
+    /// Their bytes; 0 = no limit.
+    pub retained_bytes_max: u64,
+}
+
+impl Config {
+    /// How many nodes this one founds a cluster with; 0 = it only joins.
+    pub fn expect(&self) -> u32 {
+        self.bootstrap_expect.unwrap_or(if self.join.is_empty() { 1 } else { 0 })
+    }
+
+    /// Longest that a barrier takes where nothing is broken: an election and 2 T.
+    pub fn barrier_max(&self) -> Duration {
+        self.node_down_after * 2 + Duration::from_millis(META_ELECTION_MS_MAX * 2)
+    }
+}
