@@ -2,9 +2,14 @@
 //! It does no IO, reads no clock and draws no randomness.
 
 pub mod codec;
+pub mod error;
 pub mod packet;
 pub mod property;
 pub mod reason;
 pub mod session;
 pub mod text;
 pub mod topic;
+mod wire;
+
+pub use packet::{PacketId, PacketType, QoS, Version};
+pub use text::{ByteStr, ClientId};
