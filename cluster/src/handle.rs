@@ -44,7 +44,7 @@ pub struct Kick {
 /// Who waits for a QoS 1/2 publish to be placed at another node.
 pub trait Placement: Send + Sync {
     /// Called once for each node it was forwarded to. Must not block.
-    fn placed(&self, node: NodeId, placed: Placed);
+    fn placed(&self, node: NodeRef, placed: Placed);
 }
 
 /// Why the cluster did not do what was asked.
@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     /// Sends a publish to another node. With `waiter` it is QoS 1/2, kept until placed, and the waiter is told.
-    pub fn forward(&self, to: NodeId, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+    pub fn forward(&self, to: NodeRef, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
         match self.node.life() {
             Some(life) => life.links.push(to, message, waiter),
             None => {
@@ -119,7 +119,7 @@ impl Cluster {
     }
 
     /// Resolves when a link that answered [`Pushed::Full`] has room again, or its node is gone.
-    pub async fn link_room(&self, to: NodeId) {
+    pub async fn link_room(&self, to: NodeRef) {
         if let Some(life) = self.node.life() {
             life.links.room(to).await;
         }

@@ -2,10 +2,12 @@
 //! It never names the broker; the broker sees nothing of it but [`handle`].
 
 pub mod barrier;
+pub mod config;
 pub mod group;
 pub mod handle;
 pub mod id;
 pub mod journal;
+pub mod leader;
 pub mod lease;
 pub mod ledger;
 pub mod link;

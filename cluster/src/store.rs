@@ -113,6 +113,23 @@ impl Store {
         self.put("founders", &bytes)
     }
 
+    /// Where other nodes were last known to be reached.
+    pub fn addresses(&self) -> Result<Vec<(NodeId, String)>, StoreError> {
+        let bytes = self.bytes("addresses")?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let entry = |line: &str| {
+            let (id, address) = line.split_once(' ')?;
+            Some((NodeId(id.parse().ok()?), address.to_owned()))
+        };
+        Ok(text.lines().filter_map(entry).collect())
+    }
+
+    /// Writes down where other nodes are reached.
+    pub fn set_addresses(&self, addresses: &[(NodeId, String)]) -> Result<(), StoreError> {
+        let lines: Vec<String> = addresses.iter().map(|(id, address)| format!("{} {address}", id.0)).collect();
+        self.put("addresses", lines.join("\n").as_bytes())
+    }
+
     fn number(&self, key: &str) -> Result<Option<u64>, StoreError> {
         let Some(bytes) = self.bytes(key)? else { return Ok(None) };
         let bytes = <[u8; 8]>::try_from(bytes.as_slice());
@@ -194,6 +211,8 @@ mod tests {
         assert_eq!(second.cluster_id().unwrap(), 7);
         assert_eq!(second.grant().unwrap(), Some(NodeId(3)));
         assert_eq!(second.founders().unwrap(), [NodeId(1), NodeId(2)]);
+        second.set_addresses(&[(NodeId(1), "a:1".into()), (NodeId(2), "b:2".into())]).unwrap();
+        assert_eq!(second.addresses().unwrap()[1], (NodeId(2), "b:2".to_owned()));
         second.set_grant(None).unwrap();
         assert_eq!(second.grant().unwrap(), None);
     }

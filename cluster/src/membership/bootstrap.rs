@@ -63,9 +63,9 @@ impl Bootstrap {
         }
     }
 
-    /// A node did not answer: it counts no more.
-    pub fn handle_silent(&mut self, node: NodeId) {
-        self.seen.remove(&node);
+    /// A new round of probes begins: who does not answer in it counts no more.
+    pub fn forget_probes(&mut self) {
+        self.seen.clear();
     }
 
     /// Another node, or this one, asks for this node's grant. Says who holds it now; write it down before answering.

@@ -94,6 +94,11 @@ impl MetaMachine {
         self.membership.subscribe()
     }
 
+    /// Wakes all who watch the membership, though it did not change: what depends on it did.
+    pub fn touch_membership(&self) {
+        self.membership.send_modify(|version| *version += 1);
+    }
+
     fn publish(&self, effects: &Effects) {
         for filter in &effects.routes {
             self.epochs.touch(filter);

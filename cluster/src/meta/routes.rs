@@ -45,7 +45,7 @@ struct ShareRoute {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Destinations {
     /// Nodes with ordinary subscriptions, sorted, each once.
-    pub nodes: SmallVec<[NodeId; 4]>,
+    pub nodes: SmallVec<[NodeRef; 2]>,
     /// Shared subscriptions, each of which hands the message to one member.
     pub shares: Vec<ShareTarget>,
 }
@@ -58,7 +58,7 @@ pub struct ShareTarget {
     /// Its filter.
     pub filter: TopicFilter,
     /// Nodes with live members and how many each has, sorted by node.
-    pub members: SmallVec<[(NodeId, u32); 4]>,
+    pub members: SmallVec<[(NodeRef, u32); 2]>,
 }
 
 /// The routes of all filters.
@@ -194,10 +194,13 @@ impl FilterRoutes {
     }
 
     fn add_to(&self, found: &mut Destinations) {
-        found.nodes.extend(self.nodes.iter().map(|route| route.node.node));
+        found.nodes.extend(self.nodes.iter().map(|route| route.node));
         let Some(shares) = &self.shares else { return };
         for (group, nodes) in &shares.groups {
-            let members = nodes.iter().map(|(node, route)| (*node, route.members)).collect();
+            let member = |(node, route): (&NodeId, &ShareRoute)| {
+                (NodeRef { node: *node, incarnation: route.incarnation }, route.members)
+            };
+            let members = nodes.iter().map(member).collect();
             found.shares.push(ShareTarget { group: group.clone(), filter: shares.filter.clone(), members });
         }
     }

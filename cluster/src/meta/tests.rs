@@ -73,7 +73,7 @@ impl Rig {
     }
 
     fn nodes(&self, topic: &str) -> Vec<u64> {
-        self.state.routes().destinations(topic).nodes.iter().map(|n| n.0).collect()
+        self.state.routes().destinations(topic).nodes.iter().map(|n| n.node.0).collect()
     }
 }
 
@@ -190,7 +190,7 @@ fn shares_count_members_by_node() {
     assert_eq!(shares.len(), 2);
     let g = shares.iter().find(|s| s.group.as_str() == "g").unwrap();
     assert_eq!(g.filter, TopicFilter::try_from("a/#").unwrap());
-    assert_eq!(g.members.as_slice(), [(NodeId(1), 2), (NodeId(2), 1)]);
+    assert_eq!(g.members.as_slice(), [(node(1, 1), 2), (node(2, 1), 1)]);
     rig.run(node(1, 1), share("g", "a/#", 0));
     assert_eq!(rig.state.routes().counts(), (0, 2));
 }

@@ -1,0 +1,284 @@
+//! What other nodes ask of this one.
+
+use std::sync::{Arc, OnceLock};
+
+use flotte_proto::{
+    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, Member, ProbeRequest, ProbeResponse,
+    ProposeRequest, ProposeResponse, RaftRequest, ReadIndexRequest, ReadIndexResponse, RenewRequest, RenewResponse, envelope,
+    probe_request, propose_response, read_index_response, renew_response,
+};
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::life::Life;
+use super::node::Node;
+use crate::handle::Kick;
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::link::Arrival;
+use crate::net::{Handler, InboundLink, PeerIdentity};
+
+/// Answers for a node, once that is made.
+#[derive(Default)]
+pub(super) struct Inbound {
+    node: OnceLock<Arc<Node>>,
+}
+
+impl Inbound {
+    pub fn set(&self, node: Arc<Node>) {
+        let _ = self.node.set(node);
+    }
+}
+
+fn error(what: impl Into<String>) -> envelope::Body {
+    envelope::Body::Error(what.into())
+}
+
+impl Handler for Inbound {
+    fn accept(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
+        let Some(node) = self.node.get() else { return Err("starting".into()) };
+        node.accept(hello)
+    }
+
+    fn handle(&self, from: &PeerIdentity, request: envelope::Body) -> BoxFuture<'static, envelope::Body> {
+        use envelope::Body as B;
+        let Some(node) = self.node.get().cloned() else { return Box::pin(async { error("starting") }) };
+        match request {
+            // These do in order what they do before they return.
+            B::RaftRequest(request) => raft(&node, request),
+            B::ProposeRequest(request) => propose(&node, request),
+            B::RenewRequest(request) => Box::pin(renew(node, request)),
+            B::AppliedRequest(request) => Box::pin(applied(node, request)),
+            B::KickRequest(request) => Box::pin(kick(node, request)),
+            B::ReadIndexRequest(request) => Box::pin(read_index(node, request)),
+            other => {
+                warn!(peer = %from.node_id, ?other, "a request of a kind that this version does not know");
+                Box::pin(async { error("unknown kind of request") })
+            }
+        }
+    }
+
+    fn link(&self, from: PeerIdentity, link: InboundLink) -> BoxFuture<'static, ()> {
+        let Some(node) = self.node.get().cloned() else { return Box::pin(async {}) };
+        Box::pin(receive(node, from, link))
+    }
+
+    fn probe(&self, request: ProbeRequest) -> BoxFuture<'static, ProbeResponse> {
+        let Some(node) = self.node.get().cloned() else { return Box::pin(async { ProbeResponse::default() }) };
+        Box::pin(async move { node.answer_probe(request).await })
+    }
+}
+
+fn raft(node: &Node, request: RaftRequest) -> BoxFuture<'static, envelope::Body> {
+    let id = GroupId(request.group);
+    if id == GroupId::META {
+        let response = node.meta_group.handle(request);
+        return Box::pin(async move { envelope::Body::RaftResponse(response.await) });
+    }
+    let replica = node.groups.read().get(&id).map(|replica| replica.group.clone());
+    match replica {
+        Some(group) => {
+            let response = group.handle(request);
+            Box::pin(async move { envelope::Body::RaftResponse(response.await) })
+        }
+        None => Box::pin(async move { error(format!("no replica of {id} here")) }),
+    }
+}
+
+fn propose(node: &Node, request: ProposeRequest) -> BoxFuture<'static, envelope::Body> {
+    let Some(batch) = request.batch else { return Box::pin(async { error("a proposal without a batch") }) };
+    let (leader, here) = node.leader_of(GroupId(request.group));
+    let response = match here {
+        Some(here) => here.propose(batch),
+        None => {
+            let result = propose_response::Result::NotLeader(leader.map_or(0, |leader| leader.0));
+            Box::pin(async move { Some(ProposeResponse { result: Some(result) }) })
+        }
+    };
+    Box::pin(async move { response.await.map_or_else(|| error("no answer can come"), envelope::Body::ProposeResponse) })
+}
+
+async fn renew(node: Arc<Node>, request: RenewRequest) -> envelope::Body {
+    let not_leader = RenewResponse { result: Some(renew_response::Result::NotLeader(0)) };
+    envelope::Body::RenewResponse(node.leases.renew(request).await.unwrap_or(not_leader))
+}
+
+async fn applied(node: Arc<Node>, request: AppliedRequest) -> envelope::Body {
+    node.meta_applied(request.index).await;
+    envelope::Body::AppliedResponse(AppliedResponse { index: node.meta_group.applied() })
+}
+
+async fn kick(node: Arc<Node>, request: KickRequest) -> envelope::Body {
+    let Some(kick) = request.kick else { return error("a kick without its order") };
+    let current = node.life().is_some_and(|life| life.me.incarnation == kick.incarnation);
+    if current {
+        let (done, closed) = oneshot::channel();
+        let order = Kick { client: kick.client, epoch: kick.epoch, session: kick.session };
+        node.local.kick(order, Box::new(move || drop(done.send(()))));
+        let _ = closed.await;
+    }
+    envelope::Body::KickResponse(KickResponse {})
+}
+
+async fn read_index(node: Arc<Node>, request: ReadIndexRequest) -> envelope::Body {
+    if GroupId(request.group) != GroupId::META {
+        return error("only the meta group is read so");
+    }
+    let leader = node.meta_group.status().leader;
+    let result = match node.meta_group.read_index().await {
+        Ok(index) => read_index_response::Result::Index(index),
+        Err(_) => read_index_response::Result::NotLeader(leader.filter(|l| *l != node.id).map_or(0, |l| l.0)),
+    };
+    envelope::Body::ReadIndexResponse(ReadIndexResponse { result: Some(result) })
+}
+
+/// Receives publishes of one node until the stream ends.
+async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
+    let refuse = |why: String| LinkReply { refused: why, ..LinkReply::default() };
+    let Ok(Some(first)) = link.frames.next().await else { return };
+    let Some(life) = node.life() else {
+        let _ = link.replies.send(refuse("not up".into())).await;
+        return;
+    };
+    let sender = NodeRef { node: from.node_id, incarnation: from.incarnation };
+    if let Err(why) = judge_link(&node, &life, sender, first.to_incarnation) {
+        info!(from = %sender, %why, "link refused");
+        let _ = link.replies.send(refuse(why)).await;
+        return;
+    }
+    let acked = life.receiver.lock().last(sender);
+    let first = LinkReply { acked, ..LinkReply::default() };
+    if link.replies.send(first).await.is_err() {
+        return;
+    }
+    while let Ok(Some(frame)) = link.frames.next().await {
+        if life.shutdown.is_cancelled() {
+            return;
+        }
+        let Some(reply) = deliver(&node, &life, sender, frame) else { return };
+        if reply.acked > 0 && link.replies.send(reply).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn judge_link(node: &Node, life: &Life, sender: NodeRef, to: u64) -> Result<(), String> {
+    if to != life.me.incarnation {
+        return Err(format!("it is for incarnation {to}, this is {}", life.me.incarnation));
+    }
+    let meta = node.meta.read();
+    let Some(member) = meta.members().get(&sender.node) else { return Err(format!("{} is no member", sender.node)) };
+    // A higher one than recorded: this replica has not applied its Up yet.
+    let stale = sender.incarnation < member.incarnation || (sender.incarnation == member.incarnation && !member.up);
+    if stale { Err(format!("{sender} is down or superseded")) } else { Ok(()) }
+}
+
+/// None = the stream has to be made anew.
+fn deliver(node: &Node, life: &Life, sender: NodeRef, frame: LinkFrame) -> Option<LinkReply> {
+    let mut reply = LinkReply::default();
+    let mut receiver = life.receiver.lock();
+    let mut numbered = false;
+    for message in frame.messages {
+        let sequence = message.sequence;
+        if sequence == 0 {
+            node.local.deliver(message);
+            continue;
+        }
+        numbered = true;
+        match receiver.handle(sender, sequence) {
+            Arrival::New => {
+                if !node.local.deliver(message) {
+                    reply.not_placed.push(sequence);
+                }
+            }
+            Arrival::Repeat => {}
+            Arrival::Gap => return None,
+        }
+    }
+    if numbered {
+        reply.acked = receiver.last(sender);
+    }
+    Some(reply)
+}
+
+impl Node {
+    /// Whether a peer may talk to this node. Cluster ids were compared already, where both are known.
+    fn accept(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
+        let ours = self.identity.cluster_id();
+        if ours != 0 || hello.cluster_id == 0 {
+            return Ok(());
+        }
+        let grant = self.bootstrap.lock().grant();
+        if grant.is_some_and(|holder| holder.0 == hello.cluster_id) {
+            return self.adopt(hello.cluster_id).map_err(|e| e.to_string());
+        }
+        Err(format!("node {} belongs to no cluster yet and granted nothing to cluster {:016x}", self.id, hello.cluster_id))
+    }
+
+    /// This node belongs to a cluster from now on.
+    pub(super) fn adopt(&self, cluster_id: u64) -> Result<(), crate::store::StoreError> {
+        info!(cluster = format_args!("{cluster_id:016x}"), "belongs to a cluster now");
+        self.store.set_cluster_id(cluster_id)?;
+        self.identity.set_cluster_id(cluster_id);
+        Ok(())
+    }
+
+    async fn answer_probe(&self, request: ProbeRequest) -> ProbeResponse {
+        let Some(hello) = &request.hello else { return ProbeResponse::default() };
+        let refused = match request.ask() {
+            probe_request::Ask::Nothing => String::new(),
+            probe_request::Ask::Grant => self.grant(hello.node_id, request.bootstrap_expect).err().unwrap_or_default(),
+            probe_request::Ask::Release => self.release(hello.node_id).err().unwrap_or_default(),
+            probe_request::Ask::Join => self.let_join(hello).await.err().unwrap_or_default(),
+        };
+        let members: Vec<Member> = self.meta.read().members().values().cloned().collect();
+        ProbeResponse {
+            hello: Some(self.identity.hello()),
+            members,
+            grant_holder: self.bootstrap.lock().grant().map_or(0, |id| id.0),
+            refused,
+            meta_leader: self.meta_group.status().leader.map_or(0, |id| id.0),
+            bootstrap_expect: self.config.expect(),
+        }
+    }
+
+    /// Grants this node's bootstrap; on disk before it is answered.
+    pub(super) fn grant(&self, asker: u64, expect: u32) -> Result<(), String> {
+        if self.identity.cluster_id() != 0 {
+            return Err("this node belongs to a cluster".into());
+        }
+        let mut bootstrap = self.bootstrap.lock();
+        let holder = bootstrap.handle_ask(NodeId(asker), expect)?;
+        self.store.set_grant(Some(holder)).map_err(|e| {
+            self.die(e.to_string());
+            e.to_string()
+        })
+    }
+
+    pub(super) fn release(&self, holder: u64) -> Result<(), String> {
+        let mut bootstrap = self.bootstrap.lock();
+        bootstrap.handle_release(NodeId(holder));
+        self.store.set_grant(bootstrap.grant()).map_err(|e| {
+            self.die(e.to_string());
+            e.to_string()
+        })
+    }
+
+    async fn let_join(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
+        let id = NodeId(hello.node_id);
+        if self.meta.read().members().contains_key(&id) {
+            return Ok(());
+        }
+        if self.meta_group.status().leader != Some(self.id) {
+            return Err("this node does not lead".into());
+        }
+        let life = self.life().ok_or("this node is not up")?;
+        let join = flotte_proto::Join { node_id: id.0, name: hello.name.clone(), advertise: hello.advertise.clone() };
+        let (_, reply) = life.propose_meta(flotte_proto::meta_command::Command::Join(join)).await.map_err(|e| e.to_string())?;
+        if reply.is_empty() {
+            return Ok(());
+        }
+        let refused: flotte_proto::RefusedReply = prost::Message::decode(reply).map_err(|e| e.to_string())?;
+        Err(refused.reason)
+    }
+}

@@ -1,0 +1,262 @@
+//! The tasks that run the two sides of the lease: the keeper at every node (idle where it does not lead meta), and the
+//! renewer of each start of this node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::{Kick, RenewRequest, RenewResponse, envelope, renew_response};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::kicks::Kicks;
+use super::node::Node;
+use crate::id::{NodeId, NodeRef};
+use crate::lease::{Answer, Keeper, Lease, Renewal, Renewer, Timing, boot_ns};
+use crate::meta::MetaMachine;
+use crate::raft::Group;
+
+/// Renewals that wait for the keeper; each node has at most a few under way.
+const QUEUE: usize = 1_024;
+/// Renewals of one node that wait for their answers.
+const UNDER_WAY_MAX: usize = 16;
+
+type Asked = oneshot::Sender<RenewResponse>;
+
+/// Where renewals are handed in. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    queue: mpsc::Sender<(RenewRequest, Asked)>,
+}
+
+impl Leases {
+    /// Starts the keeper's task. It sends the nodes to be declared Down through `down`.
+    pub(super) fn start(
+        me: NodeId,
+        down_after: Duration,
+        group: Group<MetaMachine>,
+        meta: Arc<MetaMachine>,
+        down: mpsc::Sender<NodeRef>,
+        shutdown: CancellationToken,
+    ) -> Leases {
+        let (queue, renewals) = mpsc::channel(QUEUE);
+        let t = u64::try_from(down_after.as_nanos()).unwrap_or(u64::MAX);
+        let timing = Timing { down_after_ns: t, stall_ns: t / 4 };
+        let membership = meta.membership();
+        let core = Keeper::new(me, timing);
+        let kicks = Relay::default();
+        let service = KeeperService { core, me, tick: down_after / 20, group, meta, membership, renewals, down, kicks, read: None };
+        tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
+        Leases { queue }
+    }
+
+    /// Hands a renewal in. None = no answer can come.
+    pub fn renew(&self, request: RenewRequest) -> BoxFuture<'static, Option<RenewResponse>> {
+        let (asked, response) = oneshot::channel();
+        match self.queue.try_send((request, asked)) {
+            Ok(()) => Box::pin(async move { response.await.ok() }),
+            Err(_) => Box::pin(async { None }),
+        }
+    }
+}
+
+/// Kicks between nodes that cannot reach each other, passed on in lease answers. Bounded; lost with the leadership: the
+/// node that wants the kick repeats it.
+#[derive(Debug, Default)]
+struct Relay {
+    /// To be carried out by `node_id`.
+    kicks: Vec<Kick>,
+    /// Carried out; told to everyone, as the one who wants to know is not remembered.
+    kicked: Vec<Kick>,
+}
+
+const RELAY_MAX: usize = 256;
+
+impl Relay {
+    fn take(&mut self, request: &mut RenewRequest) {
+        for kick in request.kicked.drain(..) {
+            self.kicks.retain(|waiting| *waiting != kick);
+            if !self.kicked.contains(&kick) && self.kicked.len() < RELAY_MAX {
+                self.kicked.push(kick);
+            }
+        }
+        for kick in request.kicks.drain(..) {
+            if !self.kicks.contains(&kick) && !self.kicked.contains(&kick) && self.kicks.len() < RELAY_MAX {
+                self.kicks.push(kick);
+            }
+        }
+    }
+
+    fn for_node(&self, node: NodeId) -> Vec<Kick> {
+        self.kicks.iter().filter(|kick| kick.node_id == node.0).cloned().collect()
+    }
+}
+
+struct KeeperService {
+    core: Keeper<(NodeId, Asked)>,
+    me: NodeId,
+    tick: Duration,
+    group: Group<MetaMachine>,
+    meta: Arc<MetaMachine>,
+    membership: watch::Receiver<u64>,
+    renewals: mpsc::Receiver<(RenewRequest, Asked)>,
+    down: mpsc::Sender<NodeRef>,
+    kicks: Relay,
+    read: Option<BoxFuture<'static, Option<u64>>>,
+}
+
+impl KeeperService {
+    async fn run(mut self) {
+        let mut status = self.group.watch();
+        let mut tick = tokio::time::interval(self.tick);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.take_members();
+        let mut leading = false;
+        loop {
+            let leads = status.borrow_and_update().leader == Some(self.me);
+            if leads != leading {
+                leading = leads;
+                self.kicks = Relay::default();
+                self.core.handle_leadership(leading, boot_ns());
+            }
+            if self.core.poll_read() {
+                let group = self.group.clone();
+                self.read = Some(Box::pin(async move { group.read_index().await.ok() }));
+            }
+            self.answer();
+            tokio::select! {
+                Some((mut request, asked)) = self.renewals.recv() => {
+                    self.kicks.take(&mut request);
+                    let node = NodeRef { node: NodeId(request.node_id), incarnation: request.incarnation };
+                    self.core.handle_renewal(Renewal { node, applied: request.applied, ticket: (node.node, asked) });
+                }
+                index = wait_for(&mut self.read) => {
+                    self.read = None;
+                    self.core.handle_read(index, boot_ns());
+                }
+                Ok(()) = self.membership.changed() => self.take_members(),
+                Ok(()) = status.changed() => {}
+                _ = tick.tick() => for node in self.core.handle_tick(boot_ns()) {
+                    // A full queue holds the same nodes already; the next tick tells again.
+                    let _ = self.down.try_send(node);
+                },
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        for ((node, asked), answer) in self.core.poll_answers() {
+            let leader = self.group.status().leader.filter(|leader| *leader != self.me);
+            let result = match answer {
+                Answer::Lease { read_index, lowest_applied } => renew_response::Result::Lease(flotte_proto::Lease {
+                    read_index,
+                    lowest_applied,
+                    kicks: self.kicks.for_node(node),
+                    kicked: self.kicks.kicked.clone(),
+                }),
+                Answer::Down => renew_response::Result::Down(true),
+                Answer::NotLeader => renew_response::Result::NotLeader(leader.map_or(0, |id| id.0)),
+            };
+            let _ = asked.send(RenewResponse { result: Some(result) });
+        }
+    }
+
+    fn take_members(&mut self) {
+        self.core.handle_members(&super::node::up_nodes(&self.meta), boot_ns());
+    }
+}
+
+async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => futures::future::pending().await,
+    }
+}
+
+/// Renews the lease of one start of this node until it is told that it is Down.
+pub(super) struct RenewerTask {
+    pub node: Arc<Node>,
+    pub me: NodeRef,
+    pub lease: Arc<Lease>,
+    pub lowest: watch::Sender<u64>,
+    pub kicks: Kicks,
+}
+
+impl RenewerTask {
+    /// Resolves when this start is Down.
+    pub async fn run(self) {
+        let down_after = self.node.config().node_down_after;
+        let mut renewer = Renewer::new(u64::try_from(down_after.as_nanos()).unwrap_or(u64::MAX));
+        let mut tick = tokio::time::interval(down_after / 8);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut calls = FuturesUnordered::new();
+        let mut status = self.node.meta_group().watch();
+        let leader_hint = Mutex::new(None);
+        loop {
+            let applied = status.borrow_and_update().applied;
+            if let Some(deadline) = renewer.handle_applied(applied) {
+                self.lease.extend(deadline);
+            }
+            tokio::select! {
+                _ = tick.tick() => if calls.len() < UNDER_WAY_MAX {
+                    calls.push(self.renew(*leader_hint.lock(), down_after));
+                },
+                Some((sent_ns, result)) = calls.next() => match result {
+                    Some(renew_response::Result::Lease(lease)) => {
+                        self.lowest.send_if_modified(|lowest| {
+                            let higher = lease.lowest_applied > *lowest;
+                            *lowest = lease.lowest_applied.max(*lowest);
+                            higher
+                        });
+                        self.kicks.handle_lease(lease.kicks, lease.kicked);
+                        if let Some(deadline) = renewer.handle_answer(sent_ns, lease.read_index) {
+                            self.lease.extend(deadline);
+                        }
+                    }
+                    Some(renew_response::Result::NotLeader(hint)) => {
+                        *leader_hint.lock() = Some(NodeId(hint)).filter(|id| id.0 != 0);
+                    }
+                    Some(renew_response::Result::Down(_)) if self.is_really_down() => {
+                        warn!(node = %self.me, "this start of the node was declared down");
+                        return;
+                    }
+                    Some(renew_response::Result::Down(_)) | None => *leader_hint.lock() = None,
+                },
+                Ok(()) = status.changed() => {}
+            }
+        }
+    }
+
+    /// A leader whose replica has not applied our Up yet says Down too: our own replica has applied it.
+    fn is_really_down(&self) -> bool {
+        !self.node.meta().read().is_up(self.me)
+    }
+
+    async fn renew(&self, hint: Option<NodeId>, timeout: Duration) -> (u64, Option<renew_response::Result>) {
+        let sent_ns = boot_ns();
+        let group = self.node.meta_group();
+        let (kicks, kicked) = self.kicks.for_renewal();
+        let request = RenewRequest {
+            node_id: self.me.node.0,
+            incarnation: self.me.incarnation,
+            applied: group.applied(),
+            unreachable: Vec::new(),
+            kicks,
+            kicked,
+        };
+        let Some(leader) = group.status().leader.or(hint) else { return (sent_ns, None) };
+        if leader == self.me.node {
+            let answer = tokio::time::timeout(timeout, self.node.leases().renew(request)).await;
+            return (sent_ns, answer.ok().flatten().and_then(|response| response.result));
+        }
+        match self.node.network().call(leader, envelope::Body::RenewRequest(request), timeout).await {
+            Ok(envelope::Body::RenewResponse(response)) => (sent_ns, response.result),
+            _ => (sent_ns, None),
+        }
+    }
+}

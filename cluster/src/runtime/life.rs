@@ -1,0 +1,127 @@
+//! One start (incarnation) of this node, from its Up to its end: all that names the incarnation is made anew with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotte_proto::{
+    Batch, BatchReply, MetaCommand, ProposeRequest, SessionCommand, envelope, meta_command, propose_response,
+    session_command,
+};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::barriers::Barriers;
+use super::kicks::Kicks;
+use super::links::Links;
+use super::node::Node;
+use super::reads::Reads;
+use crate::handle::Refused;
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::link::Receiver;
+use crate::proposer::{Proposer, Reply, Route};
+
+/// How long a proposal may take before it counts as lost and is sent again.
+const PROPOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// One start of this node.
+pub struct Life {
+    /// This node and its incarnation.
+    pub me: NodeRef,
+    /// Meta index of its Up.
+    pub up_index: u64,
+    pub(crate) links: Links,
+    pub(crate) barrier: Barriers,
+    pub(crate) reads: Reads,
+    pub(crate) kicks: Kicks,
+    /// Receiving ends of the links from all nodes; held while a frame is delivered.
+    pub(super) receiver: Mutex<Receiver>,
+    /// One proposer for each group; proposals for groups that do not exist yet are refused.
+    pub(super) proposers: BTreeMap<GroupId, Proposer>,
+    pub(super) session_groups: u32,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Life {
+    pub(crate) fn propose_meta(&self, command: meta_command::Command) -> BoxFuture<'static, Result<Reply, Refused>> {
+        self.propose(GroupId::META, MetaCommand { command: Some(command) }.encode_to_vec().into())
+    }
+
+    pub(crate) fn propose_session(
+        &self,
+        group: GroupId,
+        command: session_command::Command,
+    ) -> BoxFuture<'static, Result<Reply, Refused>> {
+        self.propose(group, SessionCommand { command: Some(command) }.encode_to_vec().into())
+    }
+
+    fn propose(&self, group: GroupId, command: Bytes) -> BoxFuture<'static, Result<Reply, Refused>> {
+        match self.proposers.get(&group) {
+            Some(proposer) => proposer.propose(command),
+            None => Box::pin(async { Err(Refused::NotServing) }),
+        }
+    }
+
+    /// The session group of a client; the same on all nodes and in all versions.
+    pub(crate) fn group_of(&self, client: &[u8]) -> GroupId {
+        GroupId(1 + crc32fast::hash(client) % self.session_groups.max(1))
+    }
+}
+
+/// The way of one proposer's batches to the leader of its group.
+pub(super) struct ToLeader {
+    pub node: Arc<Node>,
+    pub group: GroupId,
+    /// The leader as an answer named it, where this node has no replica that knows.
+    pub hint: Arc<Mutex<Option<NodeId>>>,
+    /// Ends the life that the proposer belongs to.
+    pub life: CancellationToken,
+}
+
+impl Route for ToLeader {
+    fn send(&self, batch: Batch) -> BoxFuture<'static, Option<BatchReply>> {
+        let (known, leader) = self.node.leader_of(self.group);
+        let hint = Arc::clone(&self.hint);
+        let target = known.or(*hint.lock()).or_else(|| self.node.any_replica_of(self.group));
+        let Some(target) = target else { return Box::pin(async { None }) };
+        let response: BoxFuture<'static, _> = if target == self.node.id() {
+            match leader {
+                Some(leader) => leader.propose(batch),
+                None => return Box::pin(async { None }),
+            }
+        } else {
+            let request = envelope::Body::ProposeRequest(ProposeRequest { group: self.group.0, batch: Some(batch) });
+            let network = self.node.network().clone();
+            Box::pin(async move {
+                match network.call(target, request, PROPOSE_TIMEOUT).await {
+                    Ok(envelope::Body::ProposeResponse(response)) => Some(response),
+                    _ => None,
+                }
+            })
+        };
+        Box::pin(async move {
+            match response.await.and_then(|response| response.result) {
+                Some(propose_response::Result::Reply(reply)) => Some(reply),
+                Some(propose_response::Result::NotLeader(leader)) => {
+                    *hint.lock() = Some(NodeId(leader)).filter(|id| id.0 != 0);
+                    None
+                }
+                None => {
+                    *hint.lock() = None;
+                    None
+                }
+            }
+        })
+    }
+
+    fn ended(&self, refusal: Option<String>) {
+        if let Some(why) = refusal {
+            error!(group = %self.group, %why, "the cluster refuses this node");
+            self.node.die(format!("the cluster refuses this node: {why}"));
+        }
+        self.life.cancel();
+    }
+}

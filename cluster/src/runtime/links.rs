@@ -1,0 +1,232 @@
+//! The links of one start of this node to all others: who gets what is decided elsewhere; here it gets there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::{Forward, LinkFrame, LinkReply};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info, info_span};
+
+use crate::handle::Placement;
+use crate::id::{NodeId, NodeRef};
+use crate::link::{LinkLimits, Placed, Pushed, Sender};
+use crate::net::{Network, OutboundLink};
+
+/// What a link holds before it pushes back.
+const LIMITS: LinkLimits = LinkLimits { messages: 100_000, bytes: 64 << 20 };
+/// Pause between attempts to connect.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// All outgoing links of one start of this node.
+pub struct Links {
+    me: NodeRef,
+    network: Network,
+    /// By node; at most one per member.
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Pushes come from the workers; the links run with the cluster.
+    runtime: tokio::runtime::Handle,
+    shutdown: CancellationToken,
+}
+
+struct Peer {
+    node: NodeRef,
+    sender: Mutex<Sender<Arc<dyn Placement>>>,
+    /// There is something to send.
+    work: Notify,
+    /// There is room again, or the end.
+    room: Notify,
+    ended: CancellationToken,
+}
+
+impl Links {
+    pub(super) fn new(me: NodeRef, network: Network, shutdown: CancellationToken) -> Self {
+        Links { me, network, peers: RwLock::default(), runtime: tokio::runtime::Handle::current(), shutdown }
+    }
+
+    /// Hands a message to the link to one incarnation of a node; makes the link where there is none.
+    pub fn push(&self, to: NodeRef, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+        let Some(peer) = self.peer(to) else {
+            if let Some(waiter) = waiter {
+                waiter.placed(to, Placed::NodeGone);
+            }
+            return Pushed::Dropped;
+        };
+        let pushed = {
+            let mut sender = peer.sender.lock();
+            if !peer.ended.is_cancelled() {
+                let pushed = sender.push(message, waiter);
+                drop(sender);
+                peer.work.notify_one();
+                return pushed;
+            }
+            Pushed::Dropped
+        };
+        if let Some(waiter) = waiter {
+            waiter.placed(to, Placed::NodeGone);
+        }
+        pushed
+    }
+
+    /// Resolves when the link has room, or is no more.
+    pub async fn room(&self, to: NodeRef) {
+        let Some(peer) = self.peers.read().get(&to.node).filter(|peer| peer.node == to).cloned() else { return };
+        loop {
+            let changed = peer.room.notified();
+            if peer.ended.is_cancelled() || !peer.sender.lock().is_full() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends the links to all incarnations but these: whoever waits is told that the node is gone.
+    pub(super) fn handle_members(&self, up: &[NodeRef]) {
+        let mut gone = Vec::new();
+        self.peers.write().retain(|_, peer| {
+            // One that is not Up in this replica yet has a higher incarnation than the one that is.
+            let keep = up.iter().any(|node| node.node == peer.node.node && node.incarnation <= peer.node.incarnation);
+            if !keep {
+                gone.push(Arc::clone(peer));
+            }
+            keep
+        });
+        gone.iter().for_each(|peer| peer.end());
+    }
+
+    /// Ends all links.
+    pub(super) fn end(&self) {
+        let peers = std::mem::take(&mut *self.peers.write());
+        peers.values().for_each(|peer| peer.end());
+    }
+
+    /// Messages that wait on each link, for metrics.
+    pub fn queued(&self) -> Vec<(NodeId, usize)> {
+        self.peers.read().iter().map(|(node, peer)| (*node, peer.sender.lock().len())).collect()
+    }
+
+    fn peer(&self, to: NodeRef) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peers.read().get(&to.node) {
+            match peer.node.incarnation.cmp(&to.incarnation) {
+                std::cmp::Ordering::Equal => return Some(Arc::clone(peer)),
+                std::cmp::Ordering::Greater => return None,
+                std::cmp::Ordering::Less => {}
+            }
+        }
+        self.make(to)
+    }
+
+    fn make(&self, to: NodeRef) -> Option<Arc<Peer>> {
+        if self.shutdown.is_cancelled() {
+            return None;
+        }
+        let mut peers = self.peers.write();
+        if let Some(peer) = peers.get(&to.node).filter(|peer| peer.node.incarnation >= to.incarnation) {
+            return (peer.node == to).then(|| Arc::clone(peer));
+        }
+        let peer = Arc::new(Peer {
+            node: to,
+            sender: Mutex::new(Sender::new(LIMITS)),
+            work: Notify::new(),
+            room: Notify::new(),
+            ended: self.shutdown.child_token(),
+        });
+        let older = peers.insert(to.node, Arc::clone(&peer));
+        drop(peers);
+        if let Some(older) = older {
+            older.end();
+        }
+        let task = run(Arc::clone(&peer), self.network.clone());
+        self.runtime.spawn(task.instrument(info_span!("link", to = %to)));
+        Some(peer)
+    }
+}
+
+impl Peer {
+    fn end(&self) {
+        self.ended.cancel();
+        let waiters = self.sender.lock().end();
+        self.room.notify_waiters();
+        for (waiter, placed) in waiters {
+            waiter.placed(self.node, placed);
+        }
+    }
+
+    fn settle(&self, reply: &LinkReply) {
+        let placed = self.sender.lock().handle_ack(reply.acked, &reply.not_placed);
+        for (waiter, placed) in placed {
+            waiter.placed(self.node, placed);
+        }
+        self.room.notify_waiters();
+    }
+}
+
+async fn run(peer: Arc<Peer>, network: Network) {
+    let ended = peer.ended.clone();
+    let mut pause = RETRY;
+    let forever = async {
+        loop {
+            match network.open_link(peer.node.node).await {
+                Ok(stream) => {
+                    let why = converse(&peer, stream, &mut pause).await;
+                    peer.sender.lock().handle_disconnected();
+                    info!(%why, "link lost");
+                }
+                Err(e) => debug!(error = %e, "link not possible yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    };
+    ended.run_until_cancelled(forever).await;
+    // A push that came between the end and now.
+    peer.end();
+}
+
+/// Sends and settles until the stream fails; says why it did.
+async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -> String {
+    if stream.peer.incarnation != peer.node.incarnation {
+        return format!("the node is in its incarnation {} now", stream.peer.incarnation);
+    }
+    let first = LinkFrame { to_incarnation: peer.node.incarnation, ..LinkFrame::default() };
+    if stream.frames.send(first).await.is_err() {
+        return "closed".into();
+    }
+    match stream.replies.message().await {
+        Ok(Some(reply)) if !reply.refused.is_empty() => return reply.refused,
+        Ok(Some(reply)) => peer.settle(&reply),
+        Ok(None) => return "closed".into(),
+        Err(status) => return status.message().to_owned(),
+    }
+    *pause = RETRY;
+    loop {
+        tokio::select! {
+            reply = stream.replies.message() => match reply {
+                Ok(Some(reply)) => peer.settle(&reply),
+                Ok(None) => return "closed".into(),
+                Err(status) => return status.message().to_owned(),
+            },
+            sent = send_waiting(peer, &stream) => if !sent {
+                return "closed".into();
+            },
+        }
+    }
+}
+
+/// Waits for room in the stream, then for something to send, and sends one frame. Cancel safe: a frame is taken from the
+/// sender only when it is handed over.
+async fn send_waiting(peer: &Peer, stream: &OutboundLink) -> bool {
+    let Ok(permit) = stream.frames.reserve().await else { return false };
+    loop {
+        let changed = peer.work.notified();
+        let messages = peer.sender.lock().poll_frame();
+        if !messages.is_empty() {
+            permit.send(LinkFrame { messages, ..LinkFrame::default() });
+            return true;
+        }
+        changed.await;
+    }
+}

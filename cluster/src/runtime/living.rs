@@ -1,0 +1,158 @@
+//! The lives of a node: comes Up with a new incarnation, serves until it is declared Down, and begins again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::{Up, meta_command};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::barriers::Barriers;
+use super::kicks::Kicks;
+use super::leases::RenewerTask;
+use super::life::{Life, ToLeader};
+use super::links::Links;
+use super::node::{Node, up_nodes};
+use super::reads::Reads;
+use super::sessions::Duties;
+use crate::handle::Refused;
+use crate::id::{GroupId, NodeRef};
+use crate::link::Receiver;
+use crate::proposer::Proposer;
+
+/// Pause before a node that could not come Up tries again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+impl Node {
+    /// Lives until the process ends.
+    pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<NodeRef>) {
+        tokio::spawn(Arc::clone(&self).run_groups());
+        tokio::spawn(Arc::clone(&self).run_duties(downs));
+        if let Err(e) = self.enter().await {
+            return self.die(e.to_string());
+        }
+        self.progress("waiting for the cluster to take this node in");
+        if !self.meta_group.is_initialized().await {
+            self.ask_to_join().await;
+        }
+        loop {
+            let incarnation = match self.store.next_incarnation() {
+                Ok(incarnation) => incarnation,
+                Err(e) => return self.die(e.to_string()),
+            };
+            self.identity.set_incarnation(incarnation);
+            let me = NodeRef { node: self.id, incarnation };
+            let shutdown = self.shutdown.child_token();
+            self.progress("coming up: waiting for a quorum of the meta group");
+            match self.begin(me, shutdown.clone()).await {
+                Ok((life, lowest)) => self.serve(life, lowest).await,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+            shutdown.cancel();
+        }
+    }
+
+    /// Commits Up, applies it here, and makes all that names the incarnation.
+    async fn begin(self: &Arc<Self>, me: NodeRef, shutdown: CancellationToken) -> Result<(Arc<Life>, watch::Sender<u64>), Refused> {
+        let meta_proposer = self.proposer(GroupId::META, me, &shutdown);
+        let up = Up { name: self.config.node_name.clone(), advertise: self.identity.hello().advertise };
+        let up = flotte_proto::MetaCommand { command: Some(meta_command::Command::Up(up)) };
+        let (up_index, _) = meta_proposer.propose(prost::Message::encode_to_vec(&up).into()).await?;
+        self.meta_applied(up_index).await;
+        let session_groups = self.meta.read().settings().session_groups;
+        let mut proposers: BTreeMap<GroupId, Proposer> =
+            (1..=session_groups).map(|group| (GroupId(group), self.proposer(GroupId(group), me, &shutdown))).collect();
+        proposers.insert(GroupId::META, meta_proposer);
+        let (lowest, lowest_seen) = watch::channel(0);
+        let (meta, network) = (Arc::clone(&self.meta), self.network.clone());
+        let life = Life {
+            me,
+            up_index,
+            links: Links::new(me, network.clone(), shutdown.clone()),
+            barrier: Barriers::start(me, Arc::clone(&meta), network.clone(), lowest_seen, shutdown.clone()),
+            reads: Reads::start(Arc::clone(self), shutdown.clone()),
+            kicks: Kicks::new(me, network, meta, Arc::clone(&self.local), shutdown.clone()),
+            receiver: Mutex::new(Receiver::default()),
+            proposers,
+            session_groups,
+            shutdown,
+        };
+        Ok((Arc::new(life), lowest))
+    }
+
+    fn proposer(self: &Arc<Self>, group: GroupId, me: NodeRef, shutdown: &CancellationToken) -> Proposer {
+        let route = ToLeader { node: Arc::clone(self), group, hint: Arc::default(), life: shutdown.clone() };
+        Proposer::start(me, Arc::new(route), shutdown.clone())
+    }
+
+    /// Serves until this start is over, then ends everything that belonged to it.
+    async fn serve(self: &Arc<Self>, life: Arc<Life>, lowest: watch::Sender<u64>) {
+        info!(node = %life.me, "up");
+        self.progress("up");
+        *self.life.write() = Some(Arc::clone(&life));
+        self.lives.send_modify(|lives| *lives += 1);
+        let duties = self.spawn_session_duties(&life);
+        let renewer = RenewerTask {
+            node: Arc::clone(self),
+            me: life.me,
+            lease: Arc::clone(&self.lease),
+            lowest,
+            kicks: life.kicks.clone(),
+        };
+        tokio::select! {
+            () = renewer.run() => {}
+            () = life.shutdown.cancelled() => {}
+            () = self.superseded(&life) => {}
+        }
+        self.lease.give_up();
+        *self.life.write() = None;
+        life.shutdown.cancel();
+        life.links.end();
+        duties.abort();
+        self.lives.send_modify(|lives| *lives += 1);
+        if !self.shutdown.is_cancelled() {
+            warn!(node = %life.me, "this start of the node is over: all clients are closed");
+            self.local.reset().await;
+        }
+    }
+
+    /// Resolves when this node's own replica says that this start is not Up; ends links to others that are not, too.
+    async fn superseded(&self, life: &Life) {
+        let mut membership = self.meta.membership();
+        loop {
+            membership.borrow_and_update();
+            if !self.meta.read().is_up(life.me) {
+                return;
+            }
+            life.links.handle_members(&up_nodes(&self.meta));
+            if membership.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Runs the duties of leaders for every session group that this node holds, now or later.
+    fn spawn_session_duties(self: &Arc<Self>, life: &Arc<Life>) -> tokio::task::JoinHandle<()> {
+        let (node, life) = (Arc::clone(self), Arc::clone(life));
+        tokio::spawn(async move {
+            let mut membership = node.meta.membership();
+            let mut running = std::collections::BTreeSet::new();
+            loop {
+                membership.borrow_and_update();
+                for (group, replica) in node.groups.read().clone() {
+                    if running.insert(group) {
+                        let (node, life) = (Arc::clone(&node), Arc::clone(&life));
+                        let shutdown = life.shutdown.clone();
+                        tokio::spawn(Duties { node, life, group, replica, shutdown }.run());
+                    }
+                }
+                if membership.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! One node's part in the cluster: what lives as long as the process, and what it is made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotte_proto::{Member, ProbeRequest};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::leases::Leases;
+use super::life::Life;
+use crate::config::Config;
+use crate::group::GroupMachine;
+use crate::handle::Local;
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::journal::Journal;
+use crate::leader::Leader;
+use crate::lease::Lease;
+use crate::membership::Bootstrap;
+use crate::meta::MetaMachine;
+use crate::net::{Identity, Network};
+use crate::raft::{Group, SnapshotStore};
+use crate::store::Store;
+
+/// A session group of which this node holds a replica.
+#[derive(Clone)]
+pub struct Replica {
+    pub(super) group: Group<GroupMachine>,
+    pub(super) machine: Arc<GroupMachine>,
+    pub(super) leader: Leader,
+}
+
+/// One node's part in the cluster.
+pub struct Node {
+    pub(super) config: Config,
+    pub(super) id: NodeId,
+    pub(super) identity: Arc<Identity>,
+    pub(super) store: Store,
+    pub(super) journal: Journal,
+    pub(super) snapshots: SnapshotStore,
+    pub(super) network: Network,
+    pub(super) meta: Arc<MetaMachine>,
+    pub(super) meta_group: Group<MetaMachine>,
+    pub(super) meta_leader: Leader,
+    pub(super) leases: Leases,
+    pub(super) lease: Arc<Lease>,
+    pub(super) local: Arc<dyn Local>,
+    /// The current start of this node, while it is Up.
+    pub(super) life: RwLock<Option<Arc<Life>>>,
+    pub(super) groups: RwLock<BTreeMap<GroupId, Replica>>,
+    /// Decides who founds the cluster while this node is empty.
+    pub(super) bootstrap: Mutex<Bootstrap>,
+    /// What the node is busy with or lacks, for people.
+    pub(super) progress: Mutex<String>,
+    /// Raised whenever this node comes Up or is no more.
+    pub(super) lives: watch::Sender<u64>,
+    pub(super) fatal: watch::Sender<Option<String>>,
+    pub(super) started_ms: AtomicU64,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Node {
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    pub(crate) fn meta(&self) -> &Arc<MetaMachine> {
+        &self.meta
+    }
+
+    pub(crate) fn meta_group(&self) -> &Group<MetaMachine> {
+        &self.meta_group
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn local(&self) -> &Arc<dyn Local> {
+        &self.local
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// The current start, while it is Up.
+    pub(crate) fn life(&self) -> Option<Arc<Life>> {
+        self.life.read().clone()
+    }
+
+    /// Resolves when this node has applied a meta index.
+    pub(crate) async fn meta_applied(&self, index: u64) {
+        self.meta_group.wait_applied(index).await;
+    }
+
+    /// The leader of a group as this node's replica knows it, and where batches for it are handed in here.
+    pub(super) fn leader_of(&self, group: GroupId) -> (Option<NodeId>, Option<Leader>) {
+        if group == GroupId::META {
+            return (self.meta_group.status().leader, Some(self.meta_leader.clone()));
+        }
+        match self.groups.read().get(&group) {
+            Some(replica) => (replica.group.status().leader, Some(replica.leader.clone())),
+            None => (None, None),
+        }
+    }
+
+    /// A node to ask about a group of which this one has no replica: another one with each call.
+    pub(super) fn any_replica_of(&self, group: GroupId) -> Option<NodeId> {
+        let meta = self.meta.read();
+        let members = meta.placement().get(&group)?;
+        let others: Vec<NodeId> = members.iter().copied().filter(|node| *node != self.id).collect();
+        let turn = usize::try_from(rand::random::<u32>()).unwrap_or(0);
+        others.get(turn % others.len().max(1)).copied()
+    }
+
+    /// The process has to end: nothing this node could still do would be right.
+    pub(crate) fn die(&self, why: String) {
+        error!(%why, "this node cannot go on");
+        self.lease.give_up();
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                *fatal = Some(why);
+            }
+            first
+        });
+    }
+
+    pub(crate) async fn fatal(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        let why = fatal.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_else(|| "shut down".into())
+    }
+
+    pub(super) fn progress(&self, what: impl Into<String>) {
+        *self.progress.lock() = what.into();
+    }
+
+    /// A request that only introduces this node.
+    pub(super) fn introduction(&self) -> ProbeRequest {
+        let bootstrap_expect = self.config.expect();
+        ProbeRequest { hello: Some(self.identity.hello()), bootstrap_expect, ask: 0 }
+    }
+
+    /// Tells the network where members are, and writes it down for the next start.
+    pub(super) fn take_addresses<'a>(&self, members: impl Iterator<Item = &'a Member>) {
+        let mut known: BTreeMap<NodeId, String> = self.store.addresses().unwrap_or_default().into_iter().collect();
+        let before = known.clone();
+        for member in members.filter(|member| member.node_id != self.id.0 && !member.advertise.is_empty()) {
+            self.network.set_peer(NodeId(member.node_id), &member.advertise);
+            known.insert(NodeId(member.node_id), member.advertise.clone());
+        }
+        if known != before {
+            let list: Vec<_> = known.into_iter().collect();
+            if let Err(e) = self.store.set_addresses(&list) {
+                self.die(e.to_string());
+            }
+        }
+    }
+
+    /// Wall clock at which this process took up its part, in ms.
+    pub(super) fn started_ms(&self) -> u64 {
+        self.started_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// All nodes that are Up in this replica.
+pub(super) fn up_nodes(meta: &MetaMachine) -> Vec<NodeRef> {
+    let meta = meta.read();
+    let up = meta.members().iter().filter(|(_, member)| member.up);
+    up.map(|(id, member)| NodeRef { node: *id, incarnation: member.incarnation }).collect()
+}

@@ -1,0 +1,129 @@
+//! What the leader of a session group does besides answering: takes orphans offline, fires what is due, publishes wills,
+//! tells homes that their sessions ended. It begins anew on each election and depends on nothing that it saw before.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::session_command::Command;
+use flotte_proto::{WillDone, WillKey};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::life::Life;
+use super::node::{Node, Replica};
+use crate::id::{GroupId, NodeRef};
+use crate::leader::wall_ms;
+
+/// How late a timer may be.
+const TICK: Duration = Duration::from_millis(100);
+/// Commands of one round.
+const ROUND_MAX: usize = 1_000;
+/// Wills that are being published at once.
+const WILLS_MAX: usize = 64;
+
+/// The duties for one group during one start of this node.
+pub(super) struct Duties {
+    pub node: Arc<Node>,
+    pub life: Arc<Life>,
+    pub group: GroupId,
+    pub replica: Replica,
+    pub shutdown: CancellationToken,
+}
+
+impl Duties {
+    pub async fn run(self) {
+        let shutdown = self.shutdown.clone();
+        shutdown.run_until_cancelled(self.forever()).await;
+    }
+
+    async fn forever(self) {
+        let mut membership = self.node.meta().membership();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut wills: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
+        let mut publishing = BTreeSet::new();
+        // Orphans arise by elections and changes of members only, not with every tick.
+        let (mut reconcile, mut led) = (true, false);
+        loop {
+            let leads = self.serves();
+            if leads {
+                reconcile = self.round(reconcile || !led).await;
+                self.publish_wills(&mut wills, &mut publishing);
+                self.tell_homes();
+            }
+            led = leads;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.replica.machine.work(), if leads => {}
+                Ok(()) = membership.changed() => reconcile = true,
+                Some(key) = wills.next() => {
+                    publishing.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Only the leader acts, only while its node is Up and under its lease.
+    fn serves(&self) -> bool {
+        self.replica.group.status().leader == Some(self.node.id()) && self.node.lease().held()
+    }
+
+    /// Proposes what is due and waits until it is done. Says whether there are more orphans.
+    async fn round(&self, reconcile: bool) -> bool {
+        let mut commands = self.replica.machine.read().due(wall_ms(), ROUND_MAX);
+        let mut more = false;
+        if reconcile {
+            let orphans = self.replica.machine.read().orphans(|node| self.is_up(node), ROUND_MAX);
+            more = orphans.len() == ROUND_MAX;
+            commands.extend(orphans);
+        }
+        let replies = commands.into_iter().map(|command| self.life.propose_session(self.group, command));
+        let replies = futures::future::join_all(replies).await;
+        more || replies.iter().any(Result::is_err)
+    }
+
+    /// An incarnation is judged only once this replica of meta has heard of it.
+    fn is_up(&self, node: NodeRef) -> bool {
+        let meta = self.node.meta().read();
+        match meta.members().get(&node.node) {
+            Some(member) => node.incarnation > member.incarnation || (member.up && member.incarnation == node.incarnation),
+            None => false,
+        }
+    }
+
+    fn publish_wills(&self, wills: &mut FuturesUnordered<BoxFuture<'static, u64>>, publishing: &mut BTreeSet<u64>) {
+        let state = self.replica.machine.read();
+        let floor = state.will_floor();
+        let next: Vec<_> = state
+            .outbox()
+            .iter()
+            .filter(|(key, _)| !publishing.contains(key))
+            .take(WILLS_MAX - publishing.len())
+            .map(|(key, fired)| (*key, fired.clone()))
+            .collect();
+        drop(state);
+        for (key, fired) in next {
+            publishing.insert(key);
+            let will_key = WillKey { group: self.group.0, key, floor };
+            let placed = self.node.local().publish_will(fired, will_key);
+            let (life, group) = (Arc::clone(&self.life), self.group);
+            wills.push(Box::pin(async move {
+                if placed.await {
+                    // Not committed: it is published again under the same key, and dropped where it was seen.
+                    let _ = life.propose_session(group, Command::WillDone(WillDone { key })).await;
+                }
+                key
+            }));
+        }
+    }
+
+    fn tell_homes(&self) {
+        for ended in self.replica.machine.take_ended() {
+            self.life.kicks.end_session(self.group, &ended.client, ended.home, ended.epoch);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! From an open data directory to a member of a cluster: storage, network, the meta group, and, where the node is empty,
+//! the way into a cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use flotte_proto::{
+    Batch, ClusterSettings, Found, Hello, Member, MetaCommand, Placement, ProbeRequest, ProbeResponse, meta_command,
+    probe_request,
+};
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::inbound::Inbound;
+use super::leases::Leases;
+use super::life::ToLeader;
+use super::node::Node;
+use crate::config::Config;
+use crate::handle::{Cluster, Local};
+use crate::id::{GroupId, NodeId};
+use crate::journal::{Journal, JournalConfig, JournalError};
+use crate::leader::{Leader, wall_ms};
+use crate::lease::Lease;
+use crate::membership::{Bootstrap, Probed, Step, place};
+use crate::meta::MetaMachine;
+use crate::net::{Claims, Identity, NetConfig, NetError, Network};
+use crate::proposer::Route;
+use crate::raft::{Group, GroupConfig, NodeInfo, SnapshotStore, StartGroupError};
+use crate::store::{Store, StoreError};
+
+/// Pause between rounds of probes.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal in it cannot be used.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// The cluster port cannot be bound.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The meta group cannot be opened.
+    #[error("meta group: {0}")]
+    Group(#[from] StartGroupError),
+}
+
+/// Opens the data directory, binds the cluster port and begins to look for a cluster, to found or to return to. The node
+/// serves once [`Cluster::me`] says so.
+pub async fn start(config: Config, local: Arc<dyn Local>, shutdown: CancellationToken) -> Result<Cluster, StartError> {
+    let store = Store::open(&config.data_dir)?;
+    let id = store.node_id()?;
+    let journal = Journal::open(&config.data_dir.join("journal"), JournalConfig::default())?;
+    let snapshots = SnapshotStore::open(&config.data_dir.join("snapshots"))?;
+    let inbound = Arc::new(Inbound::default());
+    let claims = Claims { cluster_id: store.cluster_id()?, incarnation: 0 };
+    let listener = Network::bind(config.bind).await?;
+    let advertise = config.advertise.clone().unwrap_or_else(|| listener.local_addr().to_string());
+    let identity = Arc::new(Identity::new(id, &config.node_name, &advertise, claims));
+    let network = Network::start(NetConfig::new(config.bind), listener, Arc::clone(&identity), inbound.clone(), shutdown.clone());
+    for (peer, address) in store.addresses()? {
+        network.set_peer(peer, &address);
+    }
+    let meta = Arc::new(MetaMachine::default());
+    let meta_group =
+        Group::start(GroupId::META, id, GroupConfig::meta(), Arc::clone(&meta), journal.clone(), snapshots.clone(), network.clone()).await?;
+    let bootstrap = Bootstrap::new(id, config.expect(), store.grant()?);
+    let (down, downs) = mpsc::channel(64);
+    let leases = Leases::start(id, config.node_down_after, meta_group.clone(), Arc::clone(&meta), down, shutdown.clone());
+    let node = Arc::new(Node {
+        meta_leader: Leader::start(meta_group.clone(), shutdown.clone()),
+        lease: Arc::new(Lease::default()),
+        life: RwLock::default(),
+        groups: RwLock::default(),
+        bootstrap: Mutex::new(bootstrap),
+        progress: Mutex::new("starting".into()),
+        lives: watch::channel(0).0,
+        fatal: watch::channel(None).0,
+        started_ms: AtomicU64::new(wall_ms()),
+        snapshots,
+        config,
+        id,
+        identity,
+        store,
+        journal,
+        network,
+        meta,
+        meta_group,
+        leases,
+        local,
+        shutdown: shutdown.clone(),
+    });
+    inbound.set(Arc::clone(&node));
+    let life = Arc::clone(&node);
+    tokio::spawn(async move { shutdown.run_until_cancelled(life.live(downs)).await });
+    Ok(Cluster::new(node))
+}
+
+impl Node {
+    /// Finds or founds the cluster, if this node is in none.
+    pub(super) async fn enter(self: &Arc<Self>) -> Result<(), StoreError> {
+        if !self.store.founders()?.is_empty() {
+            // It was founding when it stopped; the others have granted and wait.
+            return self.found(&self.known_founders().await?).await;
+        }
+        while self.identity.cluster_id() == 0 {
+            let probed = self.probe_all(probe_request::Ask::Nothing).await;
+            if self.identity.cluster_id() != 0 {
+                break;
+            }
+            let step = self.take_probes(&probed);
+            match step {
+                Step::Wait(why) => self.progress(why),
+                Step::Conflict(why) => {
+                    warn!(%why, "cannot found a cluster");
+                    self.progress(why);
+                }
+                Step::Join(cluster_id) => return self.join(cluster_id).await,
+                Step::Ask(nodes) => self.ask(&nodes, &probed).await,
+                Step::Release(nodes) => self.give_back(&nodes, &probed).await,
+                Step::Found(nodes) => {
+                    let founders = self.describe(&nodes, &probed);
+                    return self.found(&founders).await;
+                }
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Asks every address to be found by, this node's own among them perhaps.
+    async fn probe_all(&self, ask: probe_request::Ask) -> Vec<(String, ProbeResponse)> {
+        let request = ProbeRequest { ask: ask.into(), ..self.introduction() };
+        let probes = self.config.join.iter().map(|address| {
+            let (request, network) = (request.clone(), self.network.clone());
+            async move { (address.clone(), network.probe(address, request, PROBE_TIMEOUT).await) }
+        });
+        let answers = futures::future::join_all(probes).await;
+        answers.into_iter().filter_map(|(address, answer)| Some((address, answer.ok()?))).collect()
+    }
+
+    fn take_probes(&self, probed: &[(String, ProbeResponse)]) -> Step {
+        let mut bootstrap = self.bootstrap.lock();
+        bootstrap.forget_probes();
+        for (address, response) in probed {
+            let Some(hello) = other(&response.hello, self.id) else { continue };
+            self.network.set_peer(NodeId(hello.node_id), address);
+            bootstrap.handle_probed(Probed {
+                node: NodeId(hello.node_id),
+                cluster_id: hello.cluster_id,
+                expect: response.bootstrap_expect,
+                grant: Some(NodeId(response.grant_holder)).filter(|id| id.0 != 0),
+            });
+        }
+        bootstrap.poll()
+    }
+
+    async fn ask(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) {
+        self.progress("collecting the grants to found a cluster");
+        // Its own first: where another has that, no one else is asked.
+        if nodes.contains(&self.id) && self.grant(self.id.0, self.config.expect()).is_err() {
+            return;
+        }
+        self.probe_some(nodes, probed, probe_request::Ask::Grant).await;
+    }
+
+    async fn give_back(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) {
+        info!("another node founds the cluster: giving grants back");
+        for node in nodes {
+            self.bootstrap.lock().handle_giving_back(*node);
+        }
+        if nodes.contains(&self.id) {
+            let _ = self.release(self.id.0);
+        }
+        self.probe_some(nodes, probed, probe_request::Ask::Release).await;
+    }
+
+    async fn probe_some(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)], ask: probe_request::Ask) {
+        let request = ProbeRequest { ask: ask.into(), ..self.introduction() };
+        for (address, response) in probed {
+            if other(&response.hello, self.id).is_some_and(|hello| nodes.contains(&NodeId(hello.node_id))) {
+                let _ = self.network.probe(address, request.clone(), PROBE_TIMEOUT).await;
+            }
+        }
+    }
+
+    fn describe(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) -> Vec<Hello> {
+        let others = probed.iter().filter_map(|(_, response)| other(&response.hello, self.id).cloned());
+        let mut all: BTreeMap<u64, Hello> = others.map(|hello| (hello.node_id, hello)).collect();
+        all.insert(self.id.0, self.identity.hello());
+        all.into_values().filter(|hello| nodes.contains(&NodeId(hello.node_id))).collect()
+    }
+
+    /// The founders as they answer now; all of them are needed, as they were before.
+    async fn known_founders(&self) -> Result<Vec<Hello>, StoreError> {
+        let founders: BTreeSet<NodeId> = self.store.founders()?.into_iter().collect();
+        loop {
+            let probed = self.probe_all(probe_request::Ask::Nothing).await;
+            let described = self.describe(&founders, &probed);
+            if described.len() == founders.len() {
+                return Ok(described);
+            }
+            self.progress(format!("{} of {} founders found", described.len(), founders.len()));
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    /// Founds the cluster with exactly these. Its id is that of the founder, which granted nodes know.
+    async fn found(self: &Arc<Self>, founders: &[Hello]) -> Result<(), StoreError> {
+        let ids: Vec<NodeId> = founders.iter().map(|hello| NodeId(hello.node_id)).collect();
+        self.store.set_founders(&ids)?;
+        if self.identity.cluster_id() == 0 {
+            info!(nodes = ids.len(), "founding a cluster");
+            self.adopt(self.id.0)?;
+        }
+        self.progress("founding the cluster");
+        for hello in founders {
+            self.network.set_peer(NodeId(hello.node_id), &hello.advertise);
+        }
+        let voters = voter_count(ids.len(), self.config.voters);
+        let first: BTreeMap<NodeId, NodeInfo> = founders.iter().take(voters).map(info_of).collect();
+        if !self.meta_group.is_initialized().await {
+            if let Err(e) = self.meta_group.initialize(first).await {
+                self.die(format!("the meta group cannot be initialised: {e}"));
+                return Ok(());
+            }
+        }
+        self.commit_found(founders, &ids).await;
+        self.store.set_founders(&[])
+    }
+
+    /// As incarnation 0, which no other batch of this node ever has. A repeat changes nothing.
+    async fn commit_found(self: &Arc<Self>, founders: &[Hello], ids: &[NodeId]) {
+        let config = &self.config;
+        let (groups, factor) = (config.session_groups, config.replication_factor);
+        let found = Found {
+            cluster_id: self.id.0,
+            members: founders.iter().map(member_of).collect(),
+            settings: Some(ClusterSettings {
+                voters: config.voters,
+                session_groups: groups,
+                replication_factor: factor,
+                retained_max_messages: config.retained_messages_max,
+                retained_max_bytes: config.retained_bytes_max,
+            }),
+            placement: (1..=groups)
+                .map(|group| Placement { group, members: place(GroupId(group), ids, factor).iter().map(|n| n.0).collect() })
+                .collect(),
+        };
+        let command = MetaCommand { command: Some(meta_command::Command::Found(found)) }.encode_to_vec();
+        let batch = Batch { node_id: self.id.0, incarnation: 0, sequence: 1, commands: vec![command.into()] };
+        let (hint, life) = (Arc::default(), CancellationToken::new());
+        let route = ToLeader { node: Arc::clone(self), group: GroupId::META, hint, life };
+        while self.meta.read().cluster_id() == 0 {
+            if route.send(batch.clone()).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Becomes a member of a cluster that exists: asks until its leader agreed.
+    async fn join(&self, cluster_id: u64) -> Result<(), StoreError> {
+        self.adopt(cluster_id)?;
+        self.progress("asking to join the cluster");
+        self.ask_to_join().await;
+        Ok(())
+    }
+
+    /// Asks until this node's own replica says that it is a member.
+    pub(super) async fn ask_to_join(&self) {
+        let mut refusals = BTreeSet::new();
+        while !self.meta.read().members().contains_key(&self.id) {
+            for (address, response) in self.probe_all(probe_request::Ask::Join).await {
+                self.take_addresses(response.members.iter());
+                if let Some(hello) = other(&response.hello, self.id) {
+                    self.network.set_peer(NodeId(hello.node_id), &address);
+                }
+                if !response.refused.is_empty() && refusals.insert(response.refused.clone()) {
+                    info!(%address, why = %response.refused, "not joined there");
+                }
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    /// Where the addresses of all nodes changed, those to be found by still answer.
+    pub(super) async fn find_again(&self) {
+        for (address, response) in self.probe_all(probe_request::Ask::Nothing).await {
+            let Some(hello) = other(&response.hello, self.id) else { continue };
+            if hello.cluster_id == self.identity.cluster_id() {
+                self.network.set_peer(NodeId(hello.node_id), &address);
+            }
+        }
+    }
+}
+
+fn other(hello: &Option<Hello>, me: NodeId) -> Option<&Hello> {
+    hello.as_ref().filter(|hello| hello.node_id != 0 && hello.node_id != me.0)
+}
+
+fn info_of(hello: &Hello) -> (NodeId, NodeInfo) {
+    (NodeId(hello.node_id), NodeInfo { name: hello.name.clone(), advertise: hello.advertise.clone() })
+}
+
+fn member_of(hello: &Hello) -> Member {
+    Member {
+        node_id: hello.node_id,
+        name: hello.name.clone(),
+        advertise: hello.advertise.clone(),
+        ..Member::default()
+    }
+}
+
+/// min(members, voters), where 4 count as 3 and 2 as 2: an even number tolerates no more than the odd one below.
+pub(super) fn voter_count(members: usize, voters_max: u32) -> usize {
+    match members.min(usize::try_from(voters_max).unwrap_or(usize::MAX)) {
+        4 => 3,
+        count => count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_voters_count_as_three() {
+        let counts: Vec<usize> = (1..=6).map(|members| voter_count(members, 5)).collect();
+        assert_eq!(counts, [1, 2, 3, 3, 5, 5]);
+        assert_eq!(voter_count(5, 3), 3);
+    }
+}

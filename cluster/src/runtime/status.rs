@@ -1,0 +1,217 @@
+//! What a node knows of itself and of the cluster, for people and dashboards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::node::Node;
+use crate::id::{GroupId, NodeId};
+use crate::leader::wall_ms;
+use crate::raft::Role;
+
+/// How this node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It serves.
+    Up,
+    /// It has not come Up yet.
+    Joining,
+    /// It was Up, but holds no lease.
+    NoQuorum,
+}
+
+/// One node as this one sees it.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where others reach it.
+    pub address: String,
+    /// Its last start.
+    pub incarnation: u64,
+    /// Up or Down.
+    pub up: bool,
+    /// Since when, ms since the epoch.
+    pub since_ms: u64,
+    /// It leads the meta group.
+    pub leader: bool,
+    /// It votes in the meta group.
+    pub voter: bool,
+    /// This node's control stream to it stands.
+    pub connected: bool,
+}
+
+/// One group as this node's replica sees it.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    /// Its id.
+    pub id: GroupId,
+    /// This node's part in it.
+    pub role: Role,
+    /// Its term.
+    pub term: u64,
+    /// Who leads it.
+    pub leader: Option<NodeId>,
+    /// Last index known to be committed.
+    pub committed: u64,
+    /// Last index applied here.
+    pub applied: u64,
+}
+
+/// What a node knows.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// 0 = none yet.
+    pub cluster_id: u64,
+    /// This node.
+    pub node_id: NodeId,
+    /// Its name.
+    pub node_name: String,
+    /// Its start; 0 before the first Up.
+    pub incarnation: u64,
+    /// How long this process has run.
+    pub uptime: Duration,
+    /// How it stands.
+    pub state: State,
+    /// How long it may still serve.
+    pub lease_left: Duration,
+    /// All members.
+    pub nodes: Vec<NodeStatus>,
+    /// All groups with a replica here.
+    pub groups: Vec<GroupStatus>,
+    /// What is the matter, in words; empty = nothing.
+    pub problems: Vec<String>,
+    /// Live node routes and share routes.
+    pub routes: (usize, usize),
+    /// Retained messages and their bytes.
+    pub retained: (usize, u64),
+    /// Messages that wait on each link.
+    pub links: Vec<(NodeId, usize)>,
+}
+
+impl Node {
+    pub(crate) fn status(self: &Arc<Self>) -> Status {
+        let meta_status = self.meta_group.status();
+        let life = self.life();
+        let held = self.lease.held();
+        let state = match &life {
+            None => State::Joining,
+            Some(_) if held => State::Up,
+            Some(_) => State::NoQuorum,
+        };
+        let (nodes, routes, retained) = {
+            let meta = self.meta.read();
+            let node = |(id, member): (&NodeId, &flotte_proto::Member)| NodeStatus {
+                id: *id,
+                name: member.name.clone(),
+                address: member.advertise.clone(),
+                incarnation: member.incarnation,
+                up: member.up,
+                since_ms: member.since_ms,
+                leader: meta_status.leader == Some(*id),
+                voter: meta_status.voters.contains(id),
+                connected: *id == self.id || self.network.connected(*id),
+            };
+            let nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
+            (nodes, meta.routes().counts(), (meta.retained().len(), meta.retained_bytes()))
+        };
+        Status {
+            cluster_id: self.identity.cluster_id(),
+            node_id: self.id,
+            node_name: self.config.node_name.clone(),
+            incarnation: self.identity.incarnation(),
+            uptime: Duration::from_millis(wall_ms().saturating_sub(self.started_ms())),
+            state,
+            lease_left: Duration::from_nanos(self.lease.left_ns()),
+            problems: self.problems(state, &nodes),
+            nodes,
+            groups: self.group_statuses(),
+            routes,
+            retained,
+            links: life.map(|life| life.links.queued()).unwrap_or_default(),
+        }
+    }
+
+    fn group_statuses(&self) -> Vec<GroupStatus> {
+        let status = |id, status: crate::raft::GroupStatus| GroupStatus {
+            id,
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            committed: status.committed,
+            applied: status.applied,
+        };
+        let mut all = vec![status(GroupId::META, self.meta_group.status())];
+        all.extend(self.groups.read().iter().map(|(id, replica)| status(*id, replica.group.status())));
+        all
+    }
+
+    fn problems(&self, state: State, nodes: &[NodeStatus]) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(why) = self.fatal.borrow().as_ref() {
+            problems.push(why.clone());
+        }
+        match state {
+            State::Up => {}
+            State::Joining => problems.push(self.progress.lock().clone()),
+            State::NoQuorum => {
+                problems.push("no lease: the meta group's leader does not answer, or has no quorum; nothing is taken from clients".into());
+            }
+        }
+        let now = wall_ms();
+        for node in nodes {
+            if !node.up {
+                let since = now.saturating_sub(node.since_ms) / 1_000;
+                problems.push(format!("node {} ({}) is down since {since} s", node.name, node.address));
+            } else if !node.connected {
+                problems.push(format!("node {} ({}) is up but cannot be reached from here", node.name, node.address));
+            }
+        }
+        if nodes.len() == 2 {
+            problems.push("two nodes tolerate no failure: add a third".into());
+        }
+        for (id, replica) in self.groups.read().iter() {
+            if replica.group.status().leader.is_none() {
+                problems.push(format!("group {id} has no leader"));
+            }
+        }
+        problems
+    }
+
+    /// Leaves in good order. Clients are gone already.
+    pub(crate) async fn shutdown(self: &Arc<Self>) {
+        if let Some(life) = self.life() {
+            self.hand_over().await;
+            let down = flotte_proto::Down { node_id: life.me.node.0, incarnation: life.me.incarnation };
+            let gone = life.propose_meta(flotte_proto::meta_command::Command::Down(down));
+            // Others need not wait T then; alone, nobody has to know.
+            if self.meta.read().members().len() > 1 {
+                let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+            }
+        }
+        self.lease.give_up();
+        self.shutdown.cancel();
+        for replica in self.groups.read().values().cloned().collect::<Vec<_>>() {
+            replica.group.shutdown().await;
+        }
+        self.meta_group.shutdown().await;
+        self.journal.shutdown();
+    }
+
+    /// Hands all leaderships to others, as far as there are any.
+    async fn hand_over(&self) {
+        let others = self.meta.read().members().values().filter(|m| m.up && m.node_id != self.id.0).count();
+        if others == 0 {
+            return;
+        }
+        for replica in self.groups.read().values().cloned().collect::<Vec<_>>() {
+            if replica.group.status().leader == Some(self.id) {
+                let _ = replica.group.transfer_leadership(None).await;
+            }
+        }
+        if self.meta_group.status().leader == Some(self.id) {
+            let _ = self.meta_group.transfer_leadership(None).await;
+        }
+    }
+}
