@@ -256,3 +256,82 @@ impl From<Vec<Property>> for Properties {
         list.into_iter().collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::packet::testing::text;
+
+    #[test]
+    fn empty_ones_take_a_pointer_and_no_allocation() {
+        assert_eq!(size_of::<Properties>(), 8);
+        let mut properties = Properties::from(vec![Property::TopicAlias(1)]);
+        assert!(properties.remove(PropertyId::TopicAlias));
+        assert!(!properties.remove(PropertyId::TopicAlias));
+        assert_eq!(properties, Properties::new());
+        assert_eq!(Properties::from(vec![]), Properties::new());
+    }
+
+    #[test]
+    fn getters_find_values_and_keep_their_order() {
+        let properties = Properties::from(vec![
+            Property::user(text("b"), text("1")),
+            Property::SubscriptionId(7),
+            Property::user(text("a"), text("2")),
+            Property::SubscriptionId(3),
+            Property::ContentType(text("t")),
+            Property::MessageExpiry(4),
+        ]);
+        let names: Vec<_> = properties.user().map(|pair| pair.name.as_str()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(properties.subscription_ids().collect::<Vec<_>>(), [7, 3]);
+        assert_eq!(properties.content_type(), Some(&text("t")));
+        assert_eq!(properties.message_expiry(), Some(4));
+        assert_eq!(properties.topic_alias(), None);
+    }
+
+    #[test]
+    fn only_what_belongs_to_the_message_is_forwarded() {
+        let message = [
+            Property::user(text("b"), text("1")),
+            Property::PayloadFormat(1),
+            Property::user(text("a"), text("2")),
+            Property::MessageExpiry(4),
+            Property::ContentType(text("t")),
+            Property::ResponseTopic(text("r")),
+            Property::CorrelationData(Bytes::from_static(b"c")),
+        ];
+        let mut all = message.to_vec();
+        all.insert(2, Property::TopicAlias(1));
+        all.insert(4, Property::SubscriptionId(1));
+        all.push(Property::WillDelay(1));
+        let forwarded = Properties::from(all).forwardable();
+        assert_eq!(forwarded.as_slice(), message);
+        let none = Properties::from(vec![Property::TopicAlias(1)]).forwardable();
+        assert_eq!(none, Properties::new());
+    }
+
+    #[test]
+    fn a_binary_value_that_does_not_fit_is_not_written() {
+        let long = Bytes::from(vec![0; 65_536]);
+        let properties = Properties::from(vec![
+            Property::PayloadFormat(0),
+            Property::CorrelationData(long),
+        ]);
+        let mut dst = BytesMut::new();
+        let written = properties.encode(&mut dst);
+        assert_eq!(written, Err(EncodeError::FieldTooLong(65_536)));
+        assert!(dst.is_empty());
+    }
+
+    #[test]
+    fn every_property_has_a_place() {
+        assert_eq!(PropertyId::ALL.len(), 27);
+        for id in PropertyId::ALL {
+            assert_eq!(PropertyId::from_value(id.value().into()), Some(*id));
+            assert_ne!(id.contexts(), 0, "{id}");
+            assert_eq!(id.contexts_of_repeats() & !id.contexts(), 0, "{id}");
+        }
+    }
+}
