@@ -3,11 +3,9 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::error::Violation;
-pub use crate::error::{DecodeError, EncodeError, Malformed};
-use crate::packet::{
-    Body, Connect, FixedHeader, FrameSize, Packet, PacketType, PublishParts, Version,
-};
+pub use crate::error::{DecodeError, EncodeError, Malformed, Violation};
+pub use crate::packet::PublishParts;
+use crate::packet::{Body, Connect, FixedHeader, FrameSize, Packet, PacketType, Version};
 use crate::property::Context;
 use crate::wire::{Reader, VARINT_MAX, put_varint, varint_len};
 

@@ -8,6 +8,9 @@ use crate::packet::QoS;
 use crate::text::ByteStr;
 use crate::wire::{Reader, check_field, put_varint, varint_len};
 
+/// Up to here a list is left as it has grown.
+const USUAL_LEN_MAX: usize = 4;
+
 /// Properties in the order in which they stand in the packet. Empty, it takes 8 bytes and no
 /// allocation, which is what most packets have. Bounded by the size of the packet it came from.
 // A `Vec` alone would put 24 bytes into every packet and message.
@@ -150,7 +153,9 @@ impl Properties {
                     | Property::User(_)
             )
         };
-        self.iter().filter(goes_on).cloned().collect()
+        let mut list = Vec::with_capacity(self.iter().filter(goes_on).count());
+        list.extend(self.iter().filter(goes_on).cloned());
+        list.into()
     }
 
     /// The same properties in buffers of their own, so that they do not hold a read buffer.
@@ -184,7 +189,17 @@ impl Properties {
         while !reader.is_empty() {
             list.push(Property::read(&mut reader, context, &mut seen)?);
         }
+        list.give_back_spare();
         Ok(list)
+    }
+
+    /// A long list of tiny properties must not keep what it took to grow: in memory they are some
+    /// times larger than on the wire as it is.
+    fn give_back_spare(&mut self) {
+        match &mut self.0 {
+            Some(list) if list.len() > USUAL_LEN_MAX => list.shrink_to_fit(),
+            _ => {}
+        }
     }
 
     /// Reads the length and that many bytes of properties.
@@ -243,17 +258,16 @@ impl<'a> IntoIterator for &'a Properties {
 
 impl FromIterator<Property> for Properties {
     fn from_iter<I: IntoIterator<Item = Property>>(properties: I) -> Self {
-        let list: Vec<_> = properties.into_iter().collect();
-        if list.is_empty() {
-            return Self::new();
-        }
-        Self(Some(Box::new(list)))
+        properties.into_iter().collect::<Vec<_>>().into()
     }
 }
 
 impl From<Vec<Property>> for Properties {
     fn from(list: Vec<Property>) -> Self {
-        list.into_iter().collect()
+        if list.is_empty() {
+            return Self::new();
+        }
+        Self(Some(Box::new(list)))
     }
 }
 
@@ -323,6 +337,14 @@ mod tests {
         let written = properties.encode(&mut dst);
         assert_eq!(written, Err(EncodeError::FieldTooLong(65_536)));
         assert!(dst.is_empty());
+    }
+
+    #[test]
+    fn a_long_list_keeps_no_spare_room() {
+        let mut src = Bytes::from([0x26, 0, 0, 0, 0].repeat(1025));
+        let list = Properties::decode(&mut src, Context::Will).unwrap();
+        assert_eq!(list.len(), 1025);
+        assert_eq!(list.0.unwrap().capacity(), 1025);
     }
 
     #[test]
