@@ -3,11 +3,9 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::error::Violation;
-pub use crate::error::{DecodeError, EncodeError, Malformed};
-use crate::packet::{
-    Body, Connect, FixedHeader, FrameSize, Packet, PacketType, PublishParts, Version,
-};
+pub use crate::error::{DecodeError, EncodeError, Malformed, Violation};
+pub use crate::packet::PublishParts;
+use crate::packet::{Body, Connect, FixedHeader, FrameSize, Packet, PacketType, Version};
 use crate::property::Context;
 use crate::wire::{Reader, VARINT_MAX, put_varint, varint_len};
 
@@ -101,11 +99,12 @@ impl Decoder {
 
     /// Reads and checks the fixed header; `None` when it is not all there.
     fn peek_frame(&self, src: &[u8]) -> Result<Option<(FixedHeader, FrameSize)>, DecodeError> {
-        let Some(header) = FixedHeader::peek(src, self.version)? else {
+        let Some((first, after_first)) = src.split_first() else {
             return Ok(None);
         };
+        let header = FixedHeader::read(*first, self.version)?;
         self.check_sender(header.packet_type)?;
-        let Some(size) = header.size else {
+        let Some(size) = FrameSize::peek(after_first)? else {
             return Ok(None);
         };
         if size.total() > self.max_packet_size {
@@ -195,3 +194,18 @@ fn encode_body<B: Body + ?Sized>(
     debug_assert_eq!(dst.len(), end, "the body is as long as it was measured");
     Ok(())
 }
+
+#[cfg(test)]
+impl Decoder {
+    /// A decoder for a server that has already read a CONNECT of this version.
+    pub(crate) fn after_connect(version: Version, max_packet_size: usize) -> Self {
+        Self {
+            version: Some(version),
+            ..Self::new(max_packet_size)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -60,3 +60,72 @@ impl Body for Auth {
         put_reason(self.reason, &self.properties, version, dst);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::testing::*;
+    use super::*;
+    use crate::error::Malformed;
+    use crate::property::Property;
+
+    fn challenge() -> Auth {
+        Auth {
+            reason: ReasonCode::ContinueAuthentication,
+            properties: Properties::from(vec![
+                Property::AuthMethod(text("m")),
+                Property::AuthData(Bytes::from_static(&[1, 0])),
+            ]),
+        }
+    }
+
+    #[test]
+    fn method_and_data_are_carried() {
+        let bytes = [0xF0, 11, 0x18, 9, 0x15, 0, 1, b'm', 0x16, 0, 2, 1, 0];
+        both_ways(challenge(), V5, &bytes);
+    }
+
+    #[test]
+    fn bare_success_is_two_bytes() {
+        let auth = Auth {
+            reason: ReasonCode::Success,
+            properties: Properties::new(),
+        };
+        both_ways(auth, V5, &[0xF0, 0]);
+    }
+
+    #[test]
+    fn a_missing_method_is_a_protocol_error() {
+        let missing = Violation::MissingProperty(PropertyId::AuthMethod);
+        assert_eq!(from_client(V5, &[0xF0, 2, 0x18, 0]), Err(missing.into()));
+        assert_eq!(from_client(V5, &[0xF0, 1, 0x19]), Err(missing.into()));
+        let mut auth = challenge();
+        auth.properties.remove(PropertyId::AuthMethod);
+        assert_eq!(encoded(auth, V5), Err(missing.into()));
+    }
+
+    #[test]
+    fn it_does_not_exist_in_3x() {
+        for version in [V3, V4] {
+            let refused = Err(Malformed::PacketType(15).into());
+            assert_eq!(from_client(version, &[0xF0]), refused);
+            let packet = PacketType::Auth;
+            let written = encoded(challenge(), version);
+            assert_eq!(written, Err(EncodeError::NotInVersion { packet, version }));
+        }
+    }
+
+    #[test]
+    fn only_its_three_reasons_are_taken() {
+        let (context, code) = (Context::Auth, 0x87);
+        let refused = Violation::ReasonCode { context, code };
+        assert_eq!(from_client(V5, &[0xF0, 1, code]), Err(refused.into()));
+        let flags = Malformed::Flags {
+            packet: PacketType::Auth,
+            flags: 8,
+        };
+        assert_eq!(from_client(V5, &[0xF8]), Err(flags.into()));
+    }
+}

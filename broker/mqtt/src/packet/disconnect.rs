@@ -50,3 +50,66 @@ impl Body for Disconnect {
         put_reason(self.reason, &self.properties, version, dst);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::error::{Malformed, Violation};
+    use crate::property::{Property, PropertyId};
+
+    #[test]
+    fn a_normal_disconnection_is_two_bytes_in_every_version() {
+        for version in [V3, V4, V5] {
+            let normal = Disconnect::new(ReasonCode::NORMAL_DISCONNECTION);
+            both_ways(normal, version, &[0xE0, 0]);
+        }
+    }
+
+    #[test]
+    fn the_reason_is_told_in_5_alone() {
+        let taken_over = Disconnect::new(ReasonCode::SessionTakenOver);
+        both_ways(taken_over.clone(), V5, &[0xE0, 1, 0x8E]);
+        assert_eq!(&encoded(taken_over, V4).unwrap()[..], [0xE0, 0]);
+    }
+
+    #[test]
+    fn all_its_properties_are_carried() {
+        let disconnect = Disconnect {
+            reason: ReasonCode::DisconnectWithWill,
+            properties: Properties::from(vec![
+                Property::SessionExpiry(258),
+                Property::ReasonString(text("r")),
+                Property::user(text("k"), text("v")),
+                Property::ServerReference(text("s")),
+            ]),
+        };
+        let bytes = [
+            0xE0, 22, 0x04, 20, 0x11, 0, 0, 1, 2, 0x1F, 0, 1, b'r', 0x26, 0, 1, b'k', 0, 1, b'v',
+            0x1C, 0, 1, b's',
+        ];
+        both_ways(disconnect, V5, &bytes);
+    }
+
+    #[test]
+    fn bad_bodies_are_refused() {
+        let trailing = Err(Malformed::TrailingBytes(1).into());
+        assert_eq!(from_client(V4, &[0xE0, 1, 0]), trailing);
+        let misplaced = Malformed::MisplacedProperty {
+            property: PropertyId::WillDelay,
+            context: Context::Disconnect,
+        };
+        let decoded = from_client(V5, &[0xE0, 7, 0, 5, 0x18, 0, 0, 0, 1]);
+        assert_eq!(decoded, Err(misplaced.into()));
+        let (context, code) = (Context::Disconnect, 0x18);
+        let refused = Violation::ReasonCode { context, code };
+        assert_eq!(from_client(V5, &[0xE0, 1, code]), Err(refused.into()));
+        let flags = Malformed::Flags {
+            packet: PacketType::Disconnect,
+            flags: 1,
+        };
+        assert_eq!(from_client(V5, &[0xE1]), Err(flags.into()));
+        assert_eq!(from_client(V4, &[0xE1]), Err(flags.into()));
+    }
+}

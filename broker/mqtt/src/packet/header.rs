@@ -123,29 +123,16 @@ impl fmt::Display for PacketType {
     }
 }
 
-/// The first bytes of a packet.
+/// The first byte of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FixedHeader {
     pub(crate) packet_type: PacketType,
     pub(crate) flags: u8,
-    /// Bytes of the header itself, and the remaining length; `None` as long as it is not all there.
-    pub(crate) size: Option<FrameSize>,
-}
-
-/// How long a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FrameSize {
-    pub(crate) header: usize,
-    pub(crate) body: usize,
 }
 
 impl FixedHeader {
-    /// Reads the header at the head of `src`; `None` when there is not a single byte. Type and
-    /// flags are checked before the length has arrived.
-    pub(crate) fn peek(src: &[u8], version: Option<Version>) -> Result<Option<Self>, Malformed> {
-        let Some((first, rest)) = src.split_first() else {
-            return Ok(None);
-        };
+    /// Reads and checks type and flags, before the length has arrived.
+    pub(crate) fn read(first: u8, version: Option<Version>) -> Result<Self, Malformed> {
         let (number, flags) = (first >> 4, first & 0x0F);
         let packet_type = match PacketType::from_value(number) {
             None => return Err(Malformed::PacketType(number)),
@@ -165,22 +152,31 @@ impl FixedHeader {
                 flags,
             });
         }
-        let size = match VarInt::peek(rest)? {
-            VarInt::Incomplete => None,
-            VarInt::Complete { value, len } => Some(FrameSize {
-                header: 1 + len,
-                body: value as usize,
-            }),
-        };
-        Ok(Some(Self {
-            packet_type,
-            flags,
-            size,
-        }))
+        Ok(Self { packet_type, flags })
     }
 }
 
+/// How long a packet is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameSize {
+    /// The first byte and the remaining length.
+    pub(crate) header: usize,
+    /// What the remaining length says.
+    pub(crate) body: usize,
+}
+
 impl FrameSize {
+    /// Reads the length that follows the first byte; `None` when it is not all there.
+    pub(crate) fn peek(after_first: &[u8]) -> Result<Option<Self>, Malformed> {
+        Ok(match VarInt::peek(after_first)? {
+            VarInt::Incomplete => None,
+            VarInt::Complete { value, len } => Some(Self {
+                header: 1 + len,
+                body: value as usize,
+            }),
+        })
+    }
+
     pub(crate) fn total(self) -> usize {
         self.header + self.body
     }
@@ -188,5 +184,36 @@ impl FrameSize {
     /// Whether the remaining length takes no byte more than it must.
     pub(crate) fn is_minimal(self) -> bool {
         self.header == 1 + varint_len(self.body)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn types_are_read_back_from_their_numbers() {
+        for packet_type in PacketType::ALL {
+            let value = *packet_type as u8;
+            assert_eq!(PacketType::from_value(value), Some(*packet_type));
+        }
+        assert_eq!(PacketType::from_value(0), None);
+        assert_eq!(PacketType::from_value(16), None);
+    }
+
+    #[test]
+    fn type_0_is_reserved() {
+        for version in [V3, V4, V5] {
+            let refused = Err(Malformed::PacketType(0).into());
+            assert_eq!(from_client(version, &[0x00]), refused);
+        }
+    }
+
+    #[test]
+    fn a_length_of_five_bytes_is_malformed_after_four() {
+        let decoded = from_client(V4, &[0x30, 0xFF, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(decoded, Err(Malformed::VarInt.into()));
     }
 }

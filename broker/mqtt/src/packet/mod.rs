@@ -92,7 +92,7 @@ impl Packet {
         body: &mut Reader,
     ) -> Result<Self, DecodeError> {
         Ok(match header.packet_type {
-            PacketType::Connect => Self::Connect(Box::new(Connect::decode(version, body)?)),
+            PacketType::Connect => Self::Connect(Box::new(Connect::decode(body)?)),
             PacketType::ConnAck => Self::ConnAck(ConnAck::decode(version, body)?),
             PacketType::Publish => {
                 Self::Publish(Publish::decode(header.flags, version, publish, body)?)
@@ -196,3 +196,7 @@ impl From<Connect> for Packet {
         Self::Connect(Box::new(packet))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing;

@@ -271,3 +271,314 @@ impl Body for Publish {
         self.parts().put_body(version, dst);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::codec::{encode_publish, publish_len};
+
+    fn publish(qos: QoS, packet_id: Option<u16>) -> Publish {
+        Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic: text("a/b"),
+            packet_id: packet_id.map(id),
+            properties: Properties::new(),
+            payload: Bytes::from_static(b"hi"),
+        }
+    }
+
+    fn parts<'a>(properties: &'a Properties) -> PublishParts<'a> {
+        PublishParts {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            topic: "t",
+            packet_id: Some(id(5)),
+            properties,
+            subscription_ids: &[],
+            topic_alias: None,
+            message_expiry_s: None,
+            payload: b"p",
+        }
+    }
+
+    fn written(parts: &PublishParts<'_>, version: Version) -> Result<BytesMut, EncodeError> {
+        let mut dst = BytesMut::new();
+        let result = encode_publish(parts, version, &mut dst);
+        match result {
+            Ok(()) => assert_eq!(dst.len(), publish_len(parts, version)),
+            Err(_) => assert!(dst.is_empty()),
+        }
+        result.map(|()| dst)
+    }
+
+    #[test]
+    fn qos_0_has_no_packet_id() {
+        let packet = publish(QoS::AtMostOnce, None);
+        let bytes = b"\x30\x07\0\x03a/bhi";
+        both_ways(packet.clone(), V3, bytes);
+        both_ways(packet.clone(), V4, bytes);
+        both_ways(packet, V5, b"\x30\x08\0\x03a/b\0hi");
+    }
+
+    #[test]
+    fn flags_and_id_stand_in_every_version() {
+        let packet = Publish {
+            dup: true,
+            retain: true,
+            ..publish(QoS::ExactlyOnce, Some(0x1234))
+        };
+        let bytes = b"\x3D\x09\0\x03a/b\x12\x34hi";
+        both_ways(packet.clone(), V3, bytes);
+        both_ways(packet.clone(), V4, bytes);
+        both_ways(packet, V5, b"\x3D\x0A\0\x03a/b\x12\x34\0hi");
+        let packet = publish(QoS::AtLeastOnce, Some(1));
+        both_ways(packet, V4, b"\x32\x09\0\x03a/b\0\x01hi");
+    }
+
+    #[test]
+    fn an_empty_payload_is_a_payload() {
+        let packet = Publish {
+            payload: Bytes::new(),
+            ..publish(QoS::AtMostOnce, None)
+        };
+        both_ways(packet, V4, b"\x30\x05\0\x03a/b");
+    }
+
+    #[test]
+    fn all_its_properties_are_carried() {
+        let packet = Publish {
+            properties: Properties::from(vec![
+                Property::PayloadFormat(1),
+                Property::MessageExpiry(9),
+                Property::TopicAlias(2),
+                Property::ResponseTopic(text("r")),
+                Property::CorrelationData(Bytes::from_static(b"c")),
+                Property::user(text("k"), text("1")),
+                Property::user(text("k"), text("1")),
+                Property::SubscriptionId(1),
+                Property::SubscriptionId(268_435_455),
+                Property::ContentType(text("t")),
+            ]),
+            ..publish(QoS::AtMostOnce, None)
+        };
+        let mut bytes = b"\x30\x00\0\x03a/b\x00".to_vec();
+        bytes.extend_from_slice(&[0x01, 1, 0x02, 0, 0, 0, 9, 0x23, 0, 2, 0x08, 0, 1, b'r']);
+        bytes.extend_from_slice(&[0x09, 0, 1, b'c', 0x26, 0, 1, b'k', 0, 1, b'1']);
+        bytes.extend_from_slice(&[0x26, 0, 1, b'k', 0, 1, b'1', 0x0B, 1]);
+        bytes.extend_from_slice(&[0x0B, 0xFF, 0xFF, 0xFF, 0x7F, 0x03, 0, 1, b't']);
+        bytes[7] = bytes.len() as u8 - 8;
+        bytes.extend_from_slice(b"hi");
+        bytes[1] = bytes.len() as u8 - 2;
+        both_ways(packet, V5, &bytes);
+    }
+
+    #[test]
+    fn qos_3_is_malformed_before_the_length_arrives() {
+        for version in [V3, V4, V5] {
+            for flags in [0b0110, 0b0111, 0b1110, 0b1111] {
+                let packet = PacketType::Publish;
+                let refused = Malformed::Flags { packet, flags };
+                let decoded = from_client(version, &[0x30 | flags]);
+                assert_eq!(decoded, Err(refused.into()));
+            }
+        }
+    }
+
+    #[test]
+    fn dup_with_qos_0_is_malformed_except_in_3_1() {
+        let refused = Malformed::Flags {
+            packet: PacketType::Publish,
+            flags: 0b1000,
+        };
+        assert_eq!(from_client(V4, &[0x38]), Err(refused.into()));
+        assert_eq!(from_client(V5, &[0x38]), Err(refused.into()));
+        let packet = Publish {
+            dup: true,
+            ..publish(QoS::AtMostOnce, None)
+        };
+        both_ways(packet.clone(), V3, b"\x38\x07\0\x03a/bhi");
+        assert_eq!(encoded(packet, V4), Err(refused.into()));
+    }
+
+    #[test]
+    fn a_missing_or_zero_packet_id_is_refused() {
+        let zero = Violation::ZeroPacketId;
+        for version in [V3, V4, V5] {
+            let decoded = from_client(version, b"\x32\x06\0\x01a\0\0\0");
+            assert_eq!(decoded, Err(zero.into()));
+            let packet = publish(QoS::AtLeastOnce, None);
+            assert_eq!(encoded(packet, version), Err(zero.into()));
+        }
+        let decoded = from_client(V4, b"\x32\x03\0\x01a");
+        assert_eq!(decoded, Err(Malformed::Truncated.into()));
+    }
+
+    #[test]
+    fn an_empty_topic_needs_an_alias() {
+        let empty = Violation::EmptyTopic;
+        assert_eq!(from_client(V4, b"\x30\x03\0\0x"), Err(empty.into()));
+        assert_eq!(from_client(V5, b"\x30\x03\0\0\0"), Err(empty.into()));
+        let packet = Publish {
+            topic: ByteStr::new(),
+            properties: Properties::from(vec![Property::TopicAlias(1)]),
+            ..publish(QoS::AtMostOnce, None)
+        };
+        both_ways(packet.clone(), V5, b"\x30\x08\0\0\x03\x23\0\x01hi");
+        assert_eq!(encoded(packet, V4), Err(empty.into()));
+    }
+
+    #[test]
+    fn alias_0_has_its_own_reason() {
+        let decoded = from_client(V5, b"\x30\x07\0\x01a\x03\x23\0\0");
+        assert_eq!(decoded, Err(DecodeError::TopicAliasInvalid));
+    }
+
+    #[test]
+    fn bad_property_values_are_protocol_errors() {
+        let with = |list: &[u8]| {
+            let len = list.len() as u8;
+            let bytes = [&[0x30, len + 4, 0, 1, b'a', len], list].concat();
+            from_client(V5, &bytes)
+        };
+        for (id, list) in [
+            (PropertyId::PayloadFormat, &[0x01, 2][..]),
+            (PropertyId::ResponseTopic, &[0x08, 0, 1, b'#']),
+            (PropertyId::ResponseTopic, &[0x08, 0, 1, b'+']),
+            (PropertyId::ResponseTopic, &[0x08, 0, 0]),
+        ] {
+            assert_eq!(with(list), Err(Violation::PropertyValue(id).into()));
+        }
+        let repeated = Violation::RepeatedProperty(PropertyId::MessageExpiry);
+        let list = [0x02, 0, 0, 0, 1, 0x02, 0, 0, 0, 1];
+        assert_eq!(with(&list), Err(repeated.into()));
+        let from_client = Violation::SubscriptionIdFromClient;
+        assert_eq!(with(&[0x0B, 1]), Err(from_client.into()));
+    }
+
+    #[test]
+    fn payload_and_topic_share_the_read_buffer_until_compacted() {
+        let mut decoder = crate::codec::Decoder::after_connect(V5, 1 << 20);
+        let mut src = BytesMut::from(&b"\x30\x0D\0\x01t\x07\x26\0\x01k\0\x01vhi"[..]);
+        let start = src.as_ptr() as usize;
+        let end = start + src.len();
+        let Some(super::super::Packet::Publish(packet)) = decoder.decode(&mut src).unwrap() else {
+            panic!("a PUBLISH");
+        };
+        let shares = |bytes: &[u8]| (start..end).contains(&(bytes.as_ptr() as usize));
+        assert!(shares(packet.topic.as_bytes()));
+        assert!(shares(&packet.payload));
+        let own = packet.clone().compact();
+        assert_eq!(own, packet);
+        assert!(!shares(own.topic.as_bytes()));
+        assert!(!shares(&own.payload));
+        let pair = own.properties.user().next().unwrap();
+        assert!(!shares(pair.name.as_bytes()) && !shares(pair.value.as_bytes()));
+    }
+
+    #[test]
+    fn a_delivery_of_3x_has_nothing_of_5() {
+        let properties = Properties::from(vec![Property::PayloadFormat(1)]);
+        let delivery = PublishParts {
+            subscription_ids: &[1],
+            topic_alias: Some(1),
+            message_expiry_s: Some(1),
+            ..parts(&properties)
+        };
+        for version in [V3, V4] {
+            let bytes = written(&delivery, version).unwrap();
+            assert_eq!(&bytes[..], b"\x33\x06\0\x01t\0\x05p");
+        }
+    }
+
+    #[test]
+    fn a_delivery_adds_alias_identifiers_and_the_lifetime_left() {
+        let properties = Properties::from(vec![
+            Property::MessageExpiry(100),
+            Property::ContentType(text("c")),
+        ]);
+        let delivery = PublishParts {
+            subscription_ids: &[1, 200],
+            topic_alias: Some(3),
+            message_expiry_s: Some(7),
+            ..parts(&properties)
+        };
+        let bytes = written(&delivery, V5).unwrap();
+        let expected = [
+            0x33, 24, 0, 1, b't', 0, 5, 17, 0x02, 0, 0, 0, 7, 0x23, 0, 3, 0x0B, 1, 0x0B, 0xC8, 1,
+            0x03, 0, 1, b'c', b'p',
+        ];
+        assert_eq!(&bytes[..], expected);
+    }
+
+    #[test]
+    fn a_delivery_keeps_the_lifetime_of_the_message_otherwise() {
+        let properties = Properties::from(vec![Property::MessageExpiry(100)]);
+        let bytes = written(&parts(&properties), V5).unwrap();
+        assert_eq!(&bytes[7..], [5, 0x02, 0, 0, 0, 100, b'p']);
+    }
+
+    #[test]
+    fn a_delivery_by_alias_needs_no_topic() {
+        let none = Properties::new();
+        let delivery = PublishParts {
+            topic: "",
+            topic_alias: Some(9),
+            ..parts(&none)
+        };
+        let bytes = written(&delivery, V5).unwrap();
+        assert_eq!(&bytes[..], b"\x33\x09\0\0\0\x05\x03\x23\0\x09p");
+        assert_eq!(written(&delivery, V4), Err(Violation::EmptyTopic.into()));
+    }
+
+    #[test]
+    fn a_delivery_that_breaks_a_rule_is_not_written() {
+        let none = Properties::new();
+        let long = "x".repeat(65_536);
+        let zero_alias = EncodeError::Invalid(DecodeError::TopicAliasInvalid);
+        let bad_id = Violation::PropertyValue(PropertyId::SubscriptionId);
+        for (delivery, error) in [
+            (
+                PublishParts {
+                    packet_id: None,
+                    ..parts(&none)
+                },
+                Violation::ZeroPacketId.into(),
+            ),
+            (
+                PublishParts {
+                    topic: &long,
+                    ..parts(&none)
+                },
+                EncodeError::FieldTooLong(65_536),
+            ),
+            (
+                PublishParts {
+                    topic_alias: Some(0),
+                    ..parts(&none)
+                },
+                zero_alias,
+            ),
+            (
+                PublishParts {
+                    subscription_ids: &[0],
+                    ..parts(&none)
+                },
+                bad_id.into(),
+            ),
+            (
+                PublishParts {
+                    subscription_ids: &[268_435_456],
+                    ..parts(&none)
+                },
+                bad_id.into(),
+            ),
+        ] {
+            assert_eq!(written(&delivery, V5), Err(error));
+        }
+    }
+}

@@ -99,3 +99,60 @@ impl Body for SubAck {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::property::Property;
+
+    fn suback(reasons: &[ReasonCode]) -> SubAck {
+        SubAck {
+            packet_id: id(0x0102),
+            reasons: reasons.to_vec(),
+            properties: Properties::new(),
+        }
+    }
+
+    #[test]
+    fn codes_stand_in_the_order_of_the_filters() {
+        let reasons = [
+            ReasonCode::GrantedQoS2,
+            ReasonCode::UnspecifiedError,
+            ReasonCode::GRANTED_QOS_0,
+            ReasonCode::GrantedQoS1,
+        ];
+        for version in [V3, V4] {
+            both_ways(suback(&reasons), version, &[0x90, 6, 1, 2, 2, 0x80, 0, 1]);
+        }
+        both_ways(suback(&reasons), V5, &[0x90, 7, 1, 2, 0, 2, 0x80, 0, 1]);
+    }
+
+    #[test]
+    fn every_failure_is_0x80_in_3x() {
+        let refused = suback(&[ReasonCode::NotAuthorized, ReasonCode::TopicFilterInvalid]);
+        let written = encoded(refused.clone(), V4).unwrap();
+        assert_eq!(&written[..], [0x90, 4, 1, 2, 0x80, 0x80]);
+        both_ways(refused, V5, &[0x90, 5, 1, 2, 0, 0x87, 0x8F]);
+    }
+
+    #[test]
+    fn properties_stand_before_the_codes() {
+        let mut granted = suback(&[ReasonCode::GrantedQoS1]);
+        granted.properties.push(Property::ReasonString(text("r")));
+        both_ways(granted, V5, &[0x90, 8, 1, 2, 4, 0x1F, 0, 1, b'r', 1]);
+    }
+
+    #[test]
+    fn codes_that_a_version_does_not_have_are_refused() {
+        let context = Context::SubAck;
+        let refused = |code| Err(Violation::ReasonCode { context, code }.into());
+        assert_eq!(from_server(V4, &[0x90, 3, 0, 1, 0x87]), refused(0x87));
+        assert_eq!(from_server(V4, &[0x90, 3, 0, 1, 3]), refused(3));
+        assert_eq!(from_server(V5, &[0x90, 4, 0, 1, 0, 0x11]), refused(0x11));
+        let empty = Err(Violation::Empty(PacketType::SubAck).into());
+        assert_eq!(from_server(V4, &[0x90, 2, 0, 1]), empty);
+        assert!(encoded(suback(&[]), V4).is_err());
+    }
+}

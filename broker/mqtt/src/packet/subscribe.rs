@@ -180,3 +180,144 @@ impl Body for Subscribe {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::property::{Property, PropertyId};
+
+    fn subscribe(filters: &[(&str, SubscribeOptions)]) -> Subscribe {
+        let filters = filters.iter();
+        Subscribe {
+            packet_id: id(0x0A0B),
+            properties: Properties::new(),
+            filters: filters.map(|(f, options)| (text(f), *options)).collect(),
+        }
+    }
+
+    #[test]
+    fn each_filter_comes_with_its_qos() {
+        let packet = subscribe(&[
+            ("a/b", SubscribeOptions::with_qos(QoS::AtLeastOnce)),
+            ("#", SubscribeOptions::with_qos(QoS::ExactlyOnce)),
+        ]);
+        let body = [0, 3, b'a', b'/', b'b', 1, 0, 1, b'#', 2];
+        for version in [V3, V4] {
+            let bytes = [&[0x82, 12, 0x0A, 0x0B][..], &body].concat();
+            both_ways(packet.clone(), version, &bytes);
+        }
+        let bytes = [&[0x82, 13, 0x0A, 0x0B, 0][..], &body].concat();
+        both_ways(packet, V5, &bytes);
+    }
+
+    #[test]
+    fn options_and_identifier_are_carried_in_5() {
+        let options = SubscribeOptions {
+            qos: QoS::ExactlyOnce,
+            no_local: true,
+            retain_as_published: true,
+            retain_handling: RetainHandling::Never,
+        };
+        let mut packet = subscribe(&[("a", options)]);
+        packet.properties.push(Property::SubscriptionId(300));
+        let bytes = [
+            0x82,
+            10,
+            0x0A,
+            0x0B,
+            3,
+            0x0B,
+            0xAC,
+            2,
+            0,
+            1,
+            b'a',
+            0b0010_1110,
+        ];
+        both_ways(packet.clone(), V5, &bytes);
+        let written = encoded(packet, V4).unwrap();
+        assert_eq!(&written[..], [0x82, 6, 0x0A, 0x0B, 0, 1, b'a', 2]);
+    }
+
+    #[test]
+    fn reserved_bits_are_malformed_and_values_3_are_protocol_errors() {
+        let v5 = |options| from_client(V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', options]);
+        let malformed = |byte| Err(Malformed::SubscribeOptions(byte).into());
+        assert_eq!(v5(0x40), malformed(0x40));
+        assert_eq!(v5(0x80), malformed(0x80));
+        assert_eq!(v5(0x03), Err(Violation::SubscribeQoS.into()));
+        assert_eq!(v5(0x30), Err(Violation::RetainHandling.into()));
+        for version in [V3, V4] {
+            for byte in [3, 4, 0x80] {
+                let bytes = [0x82, 6, 0, 1, 0, 1, b'a', byte];
+                assert_eq!(from_client(version, &bytes), malformed(byte));
+            }
+        }
+    }
+
+    #[test]
+    fn no_local_on_a_shared_subscription_is_a_protocol_error() {
+        let options = SubscribeOptions {
+            no_local: true,
+            ..SubscribeOptions::default()
+        };
+        let shared = subscribe(&[("$share/g/a", options)]);
+        let refused = Violation::NoLocalOnShared;
+        assert_eq!(encoded(shared.clone(), V5), Err(refused.into()));
+        let mut bytes = vec![0x82, 16, 0, 1, 0, 0, 10];
+        bytes.extend_from_slice(b"$share/g/a\x04");
+        assert_eq!(from_client(V5, &bytes), Err(refused.into()));
+        assert!(encoded(shared, V4).is_ok());
+    }
+
+    #[test]
+    fn no_filter_is_a_protocol_error() {
+        let empty = Violation::Empty(PacketType::Subscribe);
+        assert_eq!(from_client(V4, &[0x82, 2, 0, 1]), Err(empty.into()));
+        assert_eq!(from_client(V5, &[0x82, 3, 0, 1, 0]), Err(empty.into()));
+        assert_eq!(encoded(subscribe(&[]), V4), Err(empty.into()));
+    }
+
+    #[test]
+    fn a_filter_without_options_is_truncated() {
+        let decoded = from_client(V4, &[0x82, 5, 0, 1, 0, 1, b'a']);
+        assert_eq!(decoded, Err(Malformed::Truncated.into()));
+    }
+
+    #[test]
+    fn one_identifier_of_at_least_1_is_taken() {
+        let properties = |list: &[u8]| {
+            let len = list.len() as u8;
+            let mut bytes = vec![0x82, len + 7, 0, 1, len];
+            bytes.extend_from_slice(list);
+            bytes.extend_from_slice(&[0, 1, b'a', 0]);
+            from_client(V5, &bytes)
+        };
+        assert!(properties(&[0x0B, 1]).is_ok());
+        let id = PropertyId::SubscriptionId;
+        assert_eq!(
+            properties(&[0x0B, 0]),
+            Err(Violation::PropertyValue(id).into())
+        );
+        assert_eq!(
+            properties(&[0x0B, 1, 0x0B, 2]),
+            Err(Violation::RepeatedProperty(id).into())
+        );
+    }
+
+    #[test]
+    fn flags_are_0010_and_may_say_dup_in_3_1() {
+        let bytes = |first| [first, 6, 0, 1, 0, 1, b'a', 0];
+        assert!(from_client(V3, &bytes(0x8A)).is_ok());
+        for first in [0x80, 0x81, 0x83, 0x86, 0x8A] {
+            for version in [V4, V5] {
+                let flags = first & 0x0F;
+                let packet = PacketType::Subscribe;
+                let refused = Malformed::Flags { packet, flags };
+                assert_eq!(from_client(version, &[first]), Err(refused.into()));
+            }
+        }
+    }
+}

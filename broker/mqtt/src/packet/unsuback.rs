@@ -82,3 +82,49 @@ impl Body for UnsubAck {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::error::Malformed;
+    use crate::property::Property;
+
+    #[test]
+    fn in_3x_it_is_just_the_id() {
+        let unsuback = UnsubAck {
+            packet_id: id(7),
+            reasons: vec![],
+            properties: Properties::new(),
+        };
+        for version in [V3, V4] {
+            both_ways(unsuback.clone(), version, &[0xB0, 2, 0, 7]);
+        }
+        let trailing = Err(Malformed::TrailingBytes(1).into());
+        assert_eq!(from_server(V4, &[0xB0, 3, 0, 7, 0]), trailing);
+        let empty = Violation::Empty(PacketType::UnsubAck);
+        assert_eq!(encoded(unsuback, V5), Err(empty.into()));
+        assert_eq!(from_server(V5, &[0xB0, 3, 0, 7, 0]), Err(empty.into()));
+    }
+
+    #[test]
+    fn in_5_it_has_a_code_for_each_filter() {
+        let unsuback = UnsubAck {
+            packet_id: id(7),
+            reasons: vec![ReasonCode::Success, ReasonCode::NoSubscriptionExisted],
+            properties: Properties::from(vec![Property::user(text("a"), text("b"))]),
+        };
+        let bytes = [0xB0, 12, 0, 7, 7, 0x26, 0, 1, b'a', 0, 1, b'b', 0, 0x11];
+        both_ways(unsuback.clone(), V5, &bytes);
+        assert_eq!(&encoded(unsuback, V4).unwrap()[..], [0xB0, 2, 0, 7]);
+    }
+
+    #[test]
+    fn codes_of_other_packets_are_refused() {
+        let (context, code) = (Context::UnsubAck, 1);
+        let refused = Violation::ReasonCode { context, code };
+        let decoded = from_server(V5, &[0xB0, 4, 0, 7, 0, code]);
+        assert_eq!(decoded, Err(refused.into()));
+    }
+}

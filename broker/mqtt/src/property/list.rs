@@ -8,6 +8,9 @@ use crate::packet::QoS;
 use crate::text::ByteStr;
 use crate::wire::{Reader, check_field, put_varint, varint_len};
 
+/// Up to here a list is left as it has grown.
+const USUAL_LEN_MAX: usize = 4;
+
 /// Properties in the order in which they stand in the packet. Empty, it takes 8 bytes and no
 /// allocation, which is what most packets have. Bounded by the size of the packet it came from.
 // A `Vec` alone would put 24 bytes into every packet and message.
@@ -150,7 +153,9 @@ impl Properties {
                     | Property::User(_)
             )
         };
-        self.iter().filter(goes_on).cloned().collect()
+        let mut list = Vec::with_capacity(self.iter().filter(goes_on).count());
+        list.extend(self.iter().filter(goes_on).cloned());
+        list.into()
     }
 
     /// The same properties in buffers of their own, so that they do not hold a read buffer.
@@ -184,7 +189,17 @@ impl Properties {
         while !reader.is_empty() {
             list.push(Property::read(&mut reader, context, &mut seen)?);
         }
+        list.give_back_spare();
         Ok(list)
+    }
+
+    /// A long list of tiny properties must not keep what it took to grow: in memory they are some
+    /// times larger than on the wire as it is.
+    fn give_back_spare(&mut self) {
+        match &mut self.0 {
+            Some(list) if list.len() > USUAL_LEN_MAX => list.shrink_to_fit(),
+            _ => {}
+        }
     }
 
     /// Reads the length and that many bytes of properties.
@@ -243,7 +258,12 @@ impl<'a> IntoIterator for &'a Properties {
 
 impl FromIterator<Property> for Properties {
     fn from_iter<I: IntoIterator<Item = Property>>(properties: I) -> Self {
-        let list: Vec<_> = properties.into_iter().collect();
+        properties.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl From<Vec<Property>> for Properties {
+    fn from(list: Vec<Property>) -> Self {
         if list.is_empty() {
             return Self::new();
         }
@@ -251,8 +271,89 @@ impl FromIterator<Property> for Properties {
     }
 }
 
-impl From<Vec<Property>> for Properties {
-    fn from(list: Vec<Property>) -> Self {
-        list.into_iter().collect()
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::packet::testing::text;
+
+    #[test]
+    fn empty_ones_take_a_pointer_and_no_allocation() {
+        assert_eq!(size_of::<Properties>(), 8);
+        let mut properties = Properties::from(vec![Property::TopicAlias(1)]);
+        assert!(properties.remove(PropertyId::TopicAlias));
+        assert!(!properties.remove(PropertyId::TopicAlias));
+        assert_eq!(properties, Properties::new());
+        assert_eq!(Properties::from(vec![]), Properties::new());
+    }
+
+    #[test]
+    fn getters_find_values_and_keep_their_order() {
+        let properties = Properties::from(vec![
+            Property::user(text("b"), text("1")),
+            Property::SubscriptionId(7),
+            Property::user(text("a"), text("2")),
+            Property::SubscriptionId(3),
+            Property::ContentType(text("t")),
+            Property::MessageExpiry(4),
+        ]);
+        let names: Vec<_> = properties.user().map(|pair| pair.name.as_str()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(properties.subscription_ids().collect::<Vec<_>>(), [7, 3]);
+        assert_eq!(properties.content_type(), Some(&text("t")));
+        assert_eq!(properties.message_expiry(), Some(4));
+        assert_eq!(properties.topic_alias(), None);
+    }
+
+    #[test]
+    fn only_what_belongs_to_the_message_is_forwarded() {
+        let message = [
+            Property::user(text("b"), text("1")),
+            Property::PayloadFormat(1),
+            Property::user(text("a"), text("2")),
+            Property::MessageExpiry(4),
+            Property::ContentType(text("t")),
+            Property::ResponseTopic(text("r")),
+            Property::CorrelationData(Bytes::from_static(b"c")),
+        ];
+        let mut all = message.to_vec();
+        all.insert(2, Property::TopicAlias(1));
+        all.insert(4, Property::SubscriptionId(1));
+        all.push(Property::WillDelay(1));
+        let forwarded = Properties::from(all).forwardable();
+        assert_eq!(forwarded.as_slice(), message);
+        let none = Properties::from(vec![Property::TopicAlias(1)]).forwardable();
+        assert_eq!(none, Properties::new());
+    }
+
+    #[test]
+    fn a_binary_value_that_does_not_fit_is_not_written() {
+        let long = Bytes::from(vec![0; 65_536]);
+        let properties = Properties::from(vec![
+            Property::PayloadFormat(0),
+            Property::CorrelationData(long),
+        ]);
+        let mut dst = BytesMut::new();
+        let written = properties.encode(&mut dst);
+        assert_eq!(written, Err(EncodeError::FieldTooLong(65_536)));
+        assert!(dst.is_empty());
+    }
+
+    #[test]
+    fn a_long_list_keeps_no_spare_room() {
+        let mut src = Bytes::from([0x26, 0, 0, 0, 0].repeat(1025));
+        let list = Properties::decode(&mut src, Context::Will).unwrap();
+        assert_eq!(list.len(), 1025);
+        assert_eq!(list.0.unwrap().capacity(), 1025);
+    }
+
+    #[test]
+    fn every_property_has_a_place() {
+        assert_eq!(PropertyId::ALL.len(), 27);
+        for id in PropertyId::ALL {
+            assert_eq!(PropertyId::from_value(id.value().into()), Some(*id));
+            assert_ne!(id.contexts(), 0, "{id}");
+            assert_eq!(id.contexts_of_repeats() & !id.contexts(), 0, "{id}");
+        }
     }
 }
