@@ -1,0 +1,1 @@
+//! The suite that the journal must pass.
