@@ -1,0 +1,241 @@
+//! Who a node is to others: its id, its cluster, its incarnation, and the check of a handshake.
+//! It opens no connection.
+
+use std::fmt;
+
+use flotte_proto::Hello;
+use tokio::sync::watch;
+
+/// Version of the protocol between nodes. A peer with another one is refused.
+pub const PROTOCOL: u32 = 1;
+
+/// Id of a node, made at random with its data directory and never used again. 0 is nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl From<u64> for NodeId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+/// What this node says of itself. The cluster and the incarnation may change while it runs; each
+/// change is made known to all peers by a new handshake.
+#[derive(Debug)]
+pub struct Identity {
+    node_id: NodeId,
+    name: String,
+    /// `host:port` of the cluster port, as others reach it.
+    advertise: String,
+    claims: watch::Sender<Claims>,
+}
+
+/// The part of an identity that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// 0 until the node belongs to a cluster.
+    pub cluster_id: u64,
+    /// Number of the current life of the node, higher at every start.
+    pub incarnation: u64,
+}
+
+impl Identity {
+    /// An identity whose name and address stay as they are.
+    pub fn new(node_id: NodeId, name: &str, advertise: &str, claims: Claims) -> Self {
+        Self {
+            node_id,
+            name: name.to_owned(),
+            advertise: advertise.to_owned(),
+            claims: watch::Sender::new(claims),
+        }
+    }
+
+    /// The id of this node.
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// The cluster this node belongs to; 0 for none.
+    pub fn cluster_id(&self) -> u64 {
+        self.claims.borrow().cluster_id
+    }
+
+    /// The current incarnation of this node.
+    pub fn incarnation(&self) -> u64 {
+        self.claims.borrow().incarnation
+    }
+
+    /// Makes this node a member of a cluster.
+    pub fn set_cluster_id(&self, cluster_id: u64) {
+        self.change(|claims| claims.cluster_id = cluster_id);
+    }
+
+    /// Begins a new incarnation.
+    pub fn set_incarnation(&self, incarnation: u64) {
+        self.change(|claims| claims.incarnation = incarnation);
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Claims)) {
+        self.claims.send_if_modified(|claims| {
+            let before = *claims;
+            edit(claims);
+            *claims != before
+        });
+    }
+
+    /// Follows the claims; the current ones count as seen.
+    pub fn watch(&self) -> watch::Receiver<Claims> {
+        self.claims.subscribe()
+    }
+
+    /// The handshake of this node as of now.
+    pub fn hello(&self) -> Hello {
+        let claims = *self.claims.borrow();
+        Hello {
+            cluster_id: claims.cluster_id,
+            node_id: self.node_id.0,
+            incarnation: claims.incarnation,
+            name: self.name.clone(),
+            advertise: self.advertise.clone(),
+            protocol: PROTOCOL,
+        }
+    }
+}
+
+/// A peer, as it introduced itself on the stream a request came by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    pub node_id: NodeId,
+    /// 0 while the peer belongs to no cluster.
+    pub cluster_id: u64,
+    pub incarnation: u64,
+    pub name: String,
+    pub advertise: String,
+}
+
+impl From<Hello> for PeerIdentity {
+    fn from(hello: Hello) -> Self {
+        Self {
+            node_id: NodeId(hello.node_id),
+            cluster_id: hello.cluster_id,
+            incarnation: hello.incarnation,
+            name: hello.name,
+            advertise: hello.advertise,
+        }
+    }
+}
+
+/// Whether two nodes may talk at all: the same protocol, not one node with itself, and not members
+/// of different clusters. The error names both sides and is fit to be sent to the other one.
+pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
+    let (us, them) = (Named(ours), Named(theirs));
+    if theirs.protocol != ours.protocol {
+        return Err(format!(
+            "{them} speaks version {} of the protocol between nodes, {us} version {}",
+            theirs.protocol, ours.protocol
+        ));
+    }
+    if theirs.node_id == 0 {
+        return Err(format!("{them} has no node id; it talks to {us}"));
+    }
+    if theirs.node_id == ours.node_id {
+        return Err(format!("{them} has the same node id as {us}"));
+    }
+    if theirs.cluster_id != ours.cluster_id && theirs.cluster_id != 0 && ours.cluster_id != 0 {
+        return Err(format!(
+            "{them} belongs to cluster {:016x}, {us} to cluster {:016x}",
+            theirs.cluster_id, ours.cluster_id
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the node that answered at an address is the one that was meant.
+pub fn check_callee(ours: &Hello, theirs: &Hello, expected: NodeId) -> Result<(), String> {
+    check(ours, theirs)?;
+    if theirs.node_id != expected.0 {
+        return Err(format!(
+            "{} answers where {} expects node {expected}",
+            Named(theirs),
+            Named(ours)
+        ));
+    }
+    Ok(())
+}
+
+/// Names a node for people.
+struct Named<'a>(&'a Hello);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names come from the network: escaped and cut, as they end up in logs.
+        let name: String = self.0.name.chars().take(64).collect();
+        write!(f, "node {} ({name:?})", self.0.node_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(node_id: u64, cluster_id: u64) -> Hello {
+        let claims = Claims {
+            cluster_id,
+            incarnation: 1,
+        };
+        Identity::new(NodeId(node_id), "n", "h:1", claims).hello()
+    }
+
+    #[test]
+    fn unknown_cluster_is_accepted_on_either_side() {
+        assert_eq!(check(&hello(1, 0), &hello(2, 7)), Ok(()));
+        assert_eq!(check(&hello(1, 7), &hello(2, 0)), Ok(()));
+        assert_eq!(check(&hello(1, 7), &hello(2, 7)), Ok(()));
+    }
+
+    #[test]
+    fn wrong_cluster_names_both_sides() {
+        let text = check(&hello(1, 0xa), &hello(2, 0xb)).expect_err("another cluster");
+        assert!(
+            text.contains("node 2") && text.contains("000000000000000b"),
+            "{text}"
+        );
+        assert!(
+            text.contains("node 1") && text.contains("000000000000000a"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn wrong_node_protocol_or_own_id_is_refused() {
+        assert!(check_callee(&hello(1, 7), &hello(3, 7), NodeId(2)).is_err());
+        assert!(check(&hello(1, 7), &hello(1, 7)).is_err());
+        assert!(check(&hello(1, 7), &hello(0, 7)).is_err());
+        let newer = Hello {
+            protocol: PROTOCOL + 1,
+            ..hello(2, 7)
+        };
+        assert!(check(&hello(1, 7), &newer).is_err());
+    }
+
+    #[test]
+    fn only_a_real_change_is_announced() {
+        let claims = Claims {
+            cluster_id: 0,
+            incarnation: 1,
+        };
+        let identity = Identity::new(NodeId(1), "a", "h:1", claims);
+        let watch = identity.watch();
+        identity.set_cluster_id(0);
+        assert!(!watch.has_changed().expect("alive"));
+        identity.set_cluster_id(9);
+        assert!(watch.has_changed().expect("alive"));
+        assert_eq!(identity.hello().cluster_id, 9);
+    }
+}

@@ -1,0 +1,238 @@
+//! The handle by which the rest of the node reaches its peers.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::envelope::Body;
+use flotte_proto::node_client::NodeClient;
+use flotte_proto::{ProbeRequest, ProbeResponse};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+
+use super::peer::Peer;
+use super::{
+    Answer, CallError, Handler, Identity, NetConfig, NetError, NodeId, OutboundLink, link, listener,
+};
+
+/// All peers of this node, and the port they come in by. Clones share one transport.
+///
+/// Its tasks run on the runtime it was started on; calls may come from any runtime.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of the transport share.
+pub(super) struct Shared {
+    pub(super) config: NetConfig,
+    pub(super) identity: Arc<Identity>,
+    pub(super) handler: Arc<dyn Handler>,
+    /// Ends everything.
+    pub(super) shutdown: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    /// Peers to call, set by the owner of the membership; as many as there are members.
+    pub(super) peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    /// Counts the streams that came up or went down.
+    pub(super) changes: watch::Sender<u64>,
+}
+
+impl Network {
+    /// Binds the cluster port and begins to answer. Returns the handle and the bound address.
+    pub async fn start(
+        config: NetConfig,
+        identity: Arc<Identity>,
+        handler: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+    ) -> Result<(Self, SocketAddr), NetError> {
+        let (listener, local) = listener::bind(config.bind).await?;
+        let shared = Arc::new(Shared {
+            config,
+            identity,
+            handler,
+            shutdown,
+            tasks: TaskTracker::new(),
+            peers: RwLock::new(HashMap::new()),
+            changes: watch::Sender::new(0),
+        });
+        shared
+            .tasks
+            .spawn(listener::run(listener, Arc::clone(&shared)));
+        Ok((Self { shared }, local))
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.shared.identity
+    }
+
+    /// Keeps a control stream open to a node, at `host:port`. The name is resolved anew for each
+    /// connection; another address ends the current one.
+    pub fn set_peer(&self, id: NodeId, address: &str) {
+        if id == self.shared.identity.node_id() || self.shared.shutdown.is_cancelled() {
+            return;
+        }
+        let mut peers = self.shared.peers.write();
+        match peers.get(&id) {
+            Some(peer) => peer.set_address(address),
+            None => {
+                let peer = Peer::new(id, address, self.shared.shutdown.child_token());
+                peers.insert(id, Arc::clone(&peer));
+                self.shared.tasks.spawn(peer.run(Arc::clone(&self.shared)));
+            }
+        }
+    }
+
+    /// Ends the control stream to a node for good.
+    pub fn remove_peer(&self, id: NodeId) {
+        if let Some(peer) = self.shared.peers.write().remove(&id) {
+            peer.stop();
+        }
+    }
+
+    /// The peers that were set, and whether each can be called now.
+    pub fn peers(&self) -> Vec<(NodeId, bool)> {
+        let peers = self.shared.peers.read();
+        peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.session().is_ok()))
+            .collect()
+    }
+
+    /// Whether the control stream to a node stands.
+    pub fn connected(&self, id: NodeId) -> bool {
+        self.session_of(id).is_ok()
+    }
+
+    /// The incarnation of a peer, as the standing control stream to it knows it.
+    pub fn incarnation_of(&self, id: NodeId) -> Option<u64> {
+        let session = self.session_of(id).ok()?;
+        Some(session.peer.incarnation)
+    }
+
+    /// Changes whenever a control stream to a peer comes up or goes down.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Asks a peer, and waits for the answer. Fails at once where there is no stream.
+    pub async fn call(
+        &self,
+        to: NodeId,
+        request: Body,
+        limit: Duration,
+    ) -> Result<Body, CallError> {
+        let session = self.session_of(to)?;
+        let call = async move { session.send(request).await?.wait().await };
+        timeout(limit, call)
+            .await
+            .unwrap_or(Err(CallError::Timeout))
+    }
+
+    /// Sends a request, and leaves the wait for its answer to the caller. One task's requests to
+    /// one peer go out in the order of these calls.
+    pub async fn send(
+        &self,
+        to: NodeId,
+        request: Body,
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        let session = self.session_of(to)?;
+        timeout(limit, session.send(request))
+            .await
+            .unwrap_or(Err(CallError::Timeout))
+    }
+
+    /// Asks whoever listens at `host:port` who it is.
+    pub async fn probe(
+        &self,
+        address: &str,
+        request: ProbeRequest,
+        limit: Duration,
+    ) -> Result<ProbeResponse, CallError> {
+        let probe = async {
+            let channel = self.shared.connect(address).await.map_err(|text| {
+                tracing::debug!(address, error = text, "cannot probe");
+                CallError::Unreachable
+            })?;
+            NodeClient::new(channel)
+                .probe(request)
+                .await
+                .map(tonic::Response::into_inner)
+                .map_err(|status| CallError::Remote(status.message().to_owned()))
+        };
+        timeout(limit, probe)
+            .await
+            .unwrap_or(Err(CallError::Timeout))
+    }
+
+    /// Opens a link stream to a node, on a connection of its own.
+    pub async fn open_link(&self, to: NodeId) -> Result<OutboundLink, CallError> {
+        let address = {
+            let peers = self.shared.peers.read();
+            peers.get(&to).ok_or(CallError::Unreachable)?.address()
+        };
+        let limit = self.shared.config.connect_timeout;
+        timeout(limit, link::open(&self.shared, to, &address))
+            .await
+            .unwrap_or(Err(CallError::Timeout))
+    }
+
+    /// Resolves once all tasks have ended, after the shutdown token was cancelled.
+    pub async fn stopped(&self) {
+        self.shared.shutdown.cancelled().await;
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn session_of(&self, id: NodeId) -> Result<Arc<super::calls::Session>, CallError> {
+        let peers = self.shared.peers.read();
+        peers.get(&id).ok_or(CallError::Unreachable)?.session()
+    }
+}
+
+impl Shared {
+    /// A new connection to `host:port`. The error is text for people.
+    pub(super) async fn connect(&self, address: &str) -> Result<Channel, String> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("{address:?} is no address: {}", chain(&error)))?
+            .connect_timeout(self.config.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(self.config.keep_alive_interval)
+            .keep_alive_timeout(self.config.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        endpoint.connect().await.map_err(|error| chain(&error))
+    }
+
+    /// Says that a stream came up or went down.
+    pub(super) fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// HTTP/2 flow control: what may be on its way to a reader that has not taken it.
+pub(super) const STREAM_WINDOW: u32 = 4 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// An error with its causes, as one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
