@@ -1,0 +1,49 @@
+//! `[auth]`: who may connect.
+
+use std::path::PathBuf;
+
+use super::section::section;
+use super::types::Nothing;
+use super::value::choice;
+
+choice! {
+    /// A way to prove who one is.
+    Method {
+        /// Lines of user and hash in a file.
+        PasswordFile = "password-file",
+    }
+    later { "certificate", "jwt", "http", "scram" }
+}
+
+section! {
+    /// Who may connect.
+    "auth" {
+        /// Whether clients without a user name are taken. Unset: on loopback, as long as no method is configured.
+        allow_anonymous: Option<bool> = None;
+        /// The methods that are asked, in order. Unset: those that have a table here.
+        chain: Option<Vec<Method>> = None;
+        /// Lines of `user:hash`, made with `flotte passwd`; bcrypt and mosquitto_passwd's $6$ and $7$ are read, too.
+        password_file ["password-file.file"]: Option<PathBuf> = None;
+    }
+    later {
+        /// User names from client certificates.
+        "certificate": Option<Nothing> = None;
+        /// Signed tokens as passwords.
+        "jwt": Option<Nothing> = None;
+        /// A question to an HTTP server.
+        "http": Option<Nothing> = None;
+        /// SCRAM in AUTH packets of 5.0.
+        "scram": Option<Nothing> = None;
+    }
+}
+
+impl Config {
+    /// The methods that are asked, in order.
+    pub fn methods(&self) -> Vec<Method> {
+        match (&self.chain, &self.password_file) {
+            (Some(chain), _) => chain.clone(),
+            (None, Some(_)) => vec![Method::PasswordFile],
+            (None, None) => Vec::new(),
+        }
+    }
+}
