@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::section::section;
 use super::types::Nothing;
 use super::value::choice;
+use super::{is_loopback, listener};
 
 choice! {
     /// A way to prove who one is.
@@ -38,6 +39,15 @@ section! {
 }
 
 impl Config {
+    /// Whether clients without a user name are taken on `listener`.
+    pub fn takes_anonymous(&self, listener: &listener::Config) -> bool {
+        let out_of_the_box = self.methods().is_empty() && is_loopback(listener.bind);
+        listener
+            .allow_anonymous
+            .or(self.allow_anonymous)
+            .unwrap_or(out_of_the_box)
+    }
+
     /// The methods that are asked, in order.
     pub fn methods(&self) -> Vec<Method> {
         match (&self.chain, &self.password_file) {

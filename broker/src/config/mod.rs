@@ -146,15 +146,6 @@ impl Config {
         Err(errors)
     }
 
-    /// Whether clients without a user name are taken on `listener`.
-    pub fn takes_anonymous(&self, listener: &listener::Config) -> bool {
-        let out_of_the_box = self.auth.methods().is_empty() && is_loopback(listener.bind);
-        listener
-            .allow_anonymous
-            .or(self.auth.allow_anonymous)
-            .unwrap_or(out_of_the_box)
-    }
-
     /// The highest QoS on `listener`.
     pub fn max_qos(&self, listener: &listener::Config) -> flotte_mqtt::QoS {
         listener

@@ -72,7 +72,7 @@ fn nothing_given_is_the_defaults() {
         (listener.name.as_str(), listener.bind.to_string().as_str()),
         ("mqtt", "127.0.0.1:1883")
     );
-    assert!(loaded.config.takes_anonymous(listener));
+    assert!(loaded.config.auth.takes_anonymous(listener));
     assert_eq!(loaded.config.cluster.bind.to_string(), "127.0.0.1:7883");
     assert_eq!(loaded.config.admin.bind.to_string(), "127.0.0.1:8080");
 }
@@ -412,11 +412,11 @@ fn a_listener_on_the_network_needs_authentication_or_consent() {
     );
     assert!(error(&format!("{open}[auth]\nallow_anonymous = false\n")).contains("is refused"));
     let consent = config(&format!("{open}[auth]\nallow_anonymous = true\n"));
-    assert!(consent.takes_anonymous(&consent.listeners[0]));
+    assert!(consent.auth.takes_anonymous(&consent.listeners[0]));
     let consent = config(&format!("{open}allow_anonymous = true\n"));
-    assert!(consent.takes_anonymous(&consent.listeners[0]));
+    assert!(consent.auth.takes_anonymous(&consent.listeners[0]));
     let password = config(&format!("{open}[auth.password-file]\nfile = \"p\"\n"));
-    assert!(!password.takes_anonymous(&password.listeners[0]));
+    assert!(!password.auth.takes_anonymous(&password.listeners[0]));
     // An explicit no of the listener is stronger than a yes for all.
     assert!(
         error(&format!(
@@ -444,9 +444,13 @@ fn every_address_that_only_this_machine_reaches_is_loopback() {
 #[test]
 fn authentication_ends_anonymous_service_on_loopback_too() {
     let with_passwords = config("[auth.password-file]\nfile = \"p\"\n");
-    assert!(!with_passwords.takes_anonymous(&with_passwords.listeners[0]));
+    assert!(
+        !with_passwords
+            .auth
+            .takes_anonymous(&with_passwords.listeners[0])
+    );
     let both = config("[auth]\nallow_anonymous = true\n[auth.password-file]\nfile = \"p\"\n");
-    assert!(both.takes_anonymous(&both.listeners[0]));
+    assert!(both.auth.takes_anonymous(&both.listeners[0]));
 }
 
 #[test]
