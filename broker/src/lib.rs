@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod router;
 pub mod sys;

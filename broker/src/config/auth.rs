@@ -1,0 +1,59 @@
+//! `[auth]`: who may connect.
+
+use std::path::PathBuf;
+
+use super::section::section;
+use super::types::Nothing;
+use super::value::choice;
+use super::{is_loopback, listener};
+
+choice! {
+    /// A way to prove who one is.
+    Method {
+        /// Lines of user and hash in a file.
+        PasswordFile = "password-file",
+    }
+    later { "certificate", "jwt", "http", "scram" }
+}
+
+section! {
+    /// Who may connect.
+    "auth" {
+        /// Whether clients without a user name are taken. Unset: on loopback, as long as no method is configured.
+        allow_anonymous: Option<bool> = None;
+        /// The methods that are asked, in order. Unset: those that have a table here.
+        chain: Option<Vec<Method>> = None;
+        /// Lines of `user:hash`, made with `flotte passwd`; bcrypt and mosquitto_passwd's $6$ and $7$ are read, too.
+        password_file ["password-file.file"]: Option<PathBuf> = None;
+    }
+    later {
+        /// User names from client certificates.
+        "certificate": Option<Nothing> = None;
+        /// Signed tokens as passwords.
+        "jwt": Option<Nothing> = None;
+        /// A question to an HTTP server.
+        "http": Option<Nothing> = None;
+        /// SCRAM in AUTH packets of 5.0.
+        "scram": Option<Nothing> = None;
+    }
+}
+
+impl Config {
+    /// Whether clients without a user name are taken on `listener`.
+    pub fn takes_anonymous(&self, listener: &listener::Config) -> bool {
+        let out_of_the_box = self.methods().is_empty() && is_loopback(listener.bind);
+        listener
+            .allow_anonymous
+            .or(self.allow_anonymous)
+            .unwrap_or(out_of_the_box)
+    }
+
+    /// The methods that are asked, in order.
+    pub fn methods(&self) -> Vec<Method> {
+        match (&self.chain, &self.password_file) {
+            (Some(chain), _) => chain.clone(),
+            (None, Some(_)) => vec![Method::PasswordFile],
+            (None, None) => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `[mqtt]`: what clients may do within the protocol.
+
+use flotte_mqtt::QoS;
+
+use super::section::section;
+use super::types::Size;
+use super::value::choice;
+
+choice! {
+    /// What a client may do with topics that begin with `$`.
+    DollarTopics {
+        /// Its PUBLISH or will to them is refused (0x87).
+        Refuse = "refuse",
+        /// Only `$SYS` and `$share` are refused.
+        Allow = "allow",
+    }
+}
+
+choice! {
+    /// What happens to a 3.x client whose publish the ACL refuses.
+    AclRefused {
+        Drop = "drop",
+    }
+    later { "disconnect" }
+}
+
+section! {
+    /// What clients may do within the protocol.
+    "mqtt" {
+        /// The largest packet that is taken from a client.
+        max_packet_size: Size = Size::mib(1), in 128..=268_435_460;
+        /// The longest keep alive that a 5.0 client gets when it asks for more, or for none; unset: any.
+        max_keep_alive_s: Option<u16> = None, in 1..=65_535;
+        /// The keep alive that every 5.0 client is told, whatever it asks for; unset: what it asks for.
+        server_keep_alive_s: Option<u16> = None, in 1..=65_535;
+        /// How many QoS 1 and 2 publishes a client may have under way towards the broker.
+        receive_maximum: u16 = 1024, in 1..=65_535;
+        /// How many topic aliases a client may use; 0: none.
+        topic_alias_maximum: u16 = 64;
+        /// The highest QoS.
+        max_qos: QoS = QoS::ExactlyOnce;
+        /// Whether messages are retained.
+        retain_available: bool = true;
+        /// Whether filters may hold wildcards.
+        wildcard_available: bool = true;
+        /// Whether there are shared subscriptions.
+        shared_available: bool = true;
+        /// Whether subscriptions may have identifiers.
+        subscription_ids_available: bool = true;
+        /// How long a new connection may take until its CONNECT is there and answered.
+        connect_timeout_s: u32 = 10, in 1..=3_600;
+        /// How many levels a topic or filter may have.
+        max_topic_levels: u16 = 128, in 1..=65_535;
+        /// How long a client identifier may be.
+        max_client_id_bytes: u16 = 65_535, in 1..=65_535;
+        /// Whether a client may come without an identifier and be given one.
+        allow_empty_client_id: bool = true;
+        /// The longest that a 5.0 session is kept without its client; unset: what the client asks for.
+        session_expiry_max_s: Option<u32> = None;
+        /// How long a 3.x session with clean session 0 is kept without its client.
+        session_expiry_3x_s: u32 = 604_800;
+        /// A publish that is not placed within this time ends its connection unacknowledged.
+        publish_timeout_ms: u32 = 10_000, in 100..=600_000;
+        /// A client's own publish or will to `$...`: "refuse" (0x87), or "allow" for all but `$SYS` and `$share`.
+        dollar_topics: DollarTopics = DollarTopics::Refuse;
+    }
+    later {
+        /// A publish of a 3.x client that the ACL refuses: "drop" it, or "disconnect" the client.
+        "acl_refused": AclRefused = AclRefused::Drop;
+        /// Whether every rule of the standard is enforced, also where clients commonly break it harmlessly.
+        "strict": bool = true;
+    }
+}

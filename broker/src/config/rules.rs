@@ -1,0 +1,175 @@
+//! Rules that hold over several keys: what is unsafe, contradicts itself, or cannot work.
+
+use std::collections::BTreeMap;
+
+use super::cluster::ELECTION_TIMEOUT_MS_MAX;
+use super::error::{ConfigError, Origin};
+use super::section::Effective;
+use super::{Config, is_loopback, listener};
+
+/// A configuration whose values are fine one by one, under examination.
+pub struct Checked<'a> {
+    pub config: &'a Config,
+    pub effective: &'a [Effective],
+    pub errors: Vec<ConfigError>,
+    pub warnings: Vec<String>,
+}
+
+impl Checked<'_> {
+    /// Applies every rule.
+    pub fn run(&mut self) {
+        self.authentication();
+        for listener in &self.config.listeners {
+            self.listener(listener);
+        }
+        self.names_are_different();
+        self.addresses_are_different();
+        self.cluster();
+    }
+
+    fn authentication(&mut self) {
+        let auth = &self.config.auth;
+        let methods = auth.methods();
+        if methods.contains(&super::auth::Method::PasswordFile) && auth.password_file.is_none() {
+            self.refuse(
+                "auth.chain",
+                "\"password-file\" needs the key `auth.password-file.file`",
+            );
+        }
+        if auth.password_file.is_some() && methods.is_empty() {
+            self.warnings.push(
+                "auth.password-file is set but not in auth.chain: nobody is asked for a password"
+                    .into(),
+            );
+        }
+        let counted: BTreeMap<&str, usize> =
+            methods.iter().fold(BTreeMap::new(), |mut counted, method| {
+                *counted.entry(method.as_str()).or_default() += 1;
+                counted
+            });
+        if counted.values().any(|count| *count > 1) {
+            self.refuse("auth.chain", "a method stands there twice");
+        }
+    }
+
+    fn listener(&mut self, listener: &listener::Config) {
+        let key = |key: &str| format!("listener.{}.{key}", listener.name);
+        let auth = &self.config.auth;
+        let explicit = listener.allow_anonymous.or(auth.allow_anonymous);
+        if !is_loopback(listener.bind) && auth.methods().is_empty() && explicit != Some(true) {
+            self.refuse(
+                &key("bind"),
+                "on any other address than loopback a listener needs authentication (`auth.password-file.file`), \
+                 or `auth.allow_anonymous = true` in so many words",
+            );
+        } else if explicit == Some(false) && auth.methods().is_empty() {
+            self.warnings.push(format!("nobody can connect to listener {}: anonymous clients are refused and there is no other way", listener.name));
+        }
+        if listener.versions.is_empty() {
+            self.refuse(&key("versions"), "a listener speaks at least one version");
+        }
+        let mut versions = listener.versions.clone();
+        versions.sort();
+        versions.dedup();
+        if versions.len() != listener.versions.len() {
+            self.refuse(&key("versions"), "a version stands there twice");
+        }
+    }
+
+    fn names_are_different(&mut self) {
+        let names: Vec<&str> = self
+            .config
+            .listeners
+            .iter()
+            .map(|listener| listener.name.as_str())
+            .collect();
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].contains(name) {
+                // The key of both reads the same: the later one is at fault.
+                let key = format!("listener.{name}.name");
+                let given = self.effective.iter().rfind(|value| value.key == key);
+                let origin = given.map_or(Origin::Default, |value| value.origin.clone());
+                let why =
+                    "another listener has this name; every listener has its own `name`".to_owned();
+                self.errors.push(ConfigError::Refused {
+                    origin,
+                    key,
+                    value: super::value::quoted(name),
+                    why,
+                });
+            }
+        }
+    }
+
+    fn addresses_are_different(&mut self) {
+        let config = self.config;
+        let mut taken = vec![
+            ("cluster.bind".to_owned(), config.cluster.bind),
+            ("admin.bind".to_owned(), config.admin.bind),
+        ];
+        taken.extend(
+            config
+                .listeners
+                .iter()
+                .map(|listener| (format!("listener.{}.bind", listener.name), listener.bind)),
+        );
+        for (at, (key, address)) in taken.iter().enumerate() {
+            let clash = taken[..at].iter().find(|(other, taken)| {
+                let same_ip = taken.ip() == address.ip()
+                    || (taken.is_ipv4() == address.is_ipv4()
+                        && (taken.ip().is_unspecified() || address.ip().is_unspecified()));
+                address.port() != 0 && taken.port() == address.port() && same_ip && other != key
+            });
+            if let Some((other, _)) = clash {
+                self.refuse(key, &format!("`{other}` takes this address already"));
+            }
+        }
+    }
+
+    fn cluster(&mut self) {
+        let cluster = &self.config.cluster;
+        if !is_loopback(cluster.bind) && !cluster.insecure {
+            self.refuse(
+                "cluster.bind",
+                "whoever reaches the cluster port is a member, and there is no TLS between nodes in this version: \
+                 on any other address than loopback it needs `cluster.insecure = true`",
+            );
+        }
+        if cluster.bind.ip().is_unspecified() && cluster.advertise.is_none() {
+            self.refuse(
+                "cluster.bind",
+                "other nodes cannot connect to this address: set `cluster.advertise` to the name or address under which they reach this one",
+            );
+        }
+        // The lease is 0.75 T and renewed every T/8: what is left, 0.625 T, has to hold an election and one that fails.
+        if u64::from(cluster.node_down_after_ms) * 5 < u64::from(ELECTION_TIMEOUT_MS_MAX) * 2 * 8 {
+            let least = (ELECTION_TIMEOUT_MS_MAX * 2 * 8).div_ceil(5);
+            self.refuse(
+                "cluster.node_down_after_ms",
+                &format!(
+                    "an election would not fit into a node's lease; at least {least} is allowed"
+                ),
+            );
+        }
+        if cluster.voters.is_multiple_of(2) {
+            self.refuse("cluster.voters", "allowed are 3 and 5");
+        }
+        if cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) && cluster.join.is_empty() {
+            self.warnings.push(
+                "cluster.bootstrap_expect is more than 1 and cluster.join is empty: this node can only wait to be asked by the others".into(),
+            );
+        }
+    }
+
+    fn refuse(&mut self, key: &str, why: &str) {
+        let given = self.effective.iter().find(|value| value.key == key);
+        self.errors.push(ConfigError::Refused {
+            origin: given.map_or(Origin::Default, |value| value.origin.clone()),
+            key: key.to_owned(),
+            value: given
+                .and_then(|value| value.value.clone())
+                .unwrap_or_else(|| "(unset)".to_owned()),
+            why: why.to_owned(),
+        });
+    }
+}
