@@ -1,0 +1,62 @@
+//! The admin port: readiness, status and metrics. Blocking, with a limit on every request.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+
+const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+
+/// Status code and body of a GET; `None` when the node does not answer.
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    request(address, path, "GET")
+}
+
+/// Status code and body of a DELETE; `None` when the node does not answer.
+pub fn delete(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    request(address, path, "DELETE")
+}
+
+fn request(address: SocketAddr, path: &str, method: &str) -> Option<(u16, String)> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(REQUEST_LIMIT));
+    let agent: ureq::Agent = config.http_status_as_error(false).build().into();
+    let url = format!("http://{address}{path}");
+    let sent = if method == "DELETE" {
+        agent.delete(&url).call()
+    } else {
+        agent.get(&url).call()
+    };
+    let mut answer = sent.ok()?;
+    let status = answer.status().as_u16();
+    Some((status, answer.body_mut().read_to_string().ok()?))
+}
+
+/// The JSON document at `path`; `None` when the node does not answer 200.
+pub fn json(address: SocketAddr, path: &str) -> Option<Value> {
+    let (status, body) = get(address, path)?;
+    let parsed = || {
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path} is not JSON: {e}: {body}"))
+    };
+    (status == 200).then(parsed)
+}
+
+/// Whether /readyz says 200.
+pub fn is_ready(address: SocketAddr) -> bool {
+    get(address, "/readyz").is_some_and(|(status, _)| status == 200)
+}
+
+/// The value of a metric whose name and labels begin with `series`, summed over all series.
+pub fn metric(address: SocketAddr, series: &str) -> Option<f64> {
+    let (_, body) = get(address, "/metrics")?;
+    let mut lines = body
+        .lines()
+        .filter(|line| line.starts_with(series))
+        .peekable();
+    lines.peek()?;
+    let value = |line: &str| {
+        line.rsplit(' ')
+            .next()
+            .and_then(|text| text.parse::<f64>().ok())
+    };
+    Some(lines.filter_map(value).sum())
+}

@@ -1,0 +1,475 @@
+//! Real `flotte` processes: started on free ports with a data directory of their own, their log kept,
+//! killed, paused and started again at will. Blocking on purpose: a broker may be shared by tests of
+//! different runtimes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::reaper;
+use crate::run::until_blocking;
+
+/// How long a node may take from its start to the ready line; debug builds on busy machines are slow.
+pub const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a node may take to end after SIGTERM.
+pub const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Lines of log kept for each node.
+const LOG_LINES_MAX: usize = 20_000;
+
+/// The `flotte` binary: `FLOTTE_BIN`, or the one built beside this test executable.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FLOTTE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the test knows its own path");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let beside = profile.join("flotte");
+    assert!(
+        beside.exists(),
+        "build it first, or set FLOTTE_BIN: {}",
+        beside.display()
+    );
+    beside
+}
+
+/// How a node is to be started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    name: String,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    data_dir: Option<PathBuf>,
+    namespace: Option<String>,
+    /// Addresses by listener name: mqtt, cluster, admin. Port 0 until the first start told it.
+    binds: BTreeMap<String, SocketAddr>,
+}
+
+impl Launch {
+    /// A single node on free loopback ports.
+    pub fn new(name: &str) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            name: name.to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            data_dir: None,
+            namespace: None,
+            binds: ["mqtt", "cluster", "admin"]
+                .map(|listener| (listener.to_owned(), any))
+                .into(),
+        }
+    }
+
+    pub fn arg(mut self, text: impl Into<String>) -> Self {
+        self.args.push(text.into());
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: impl ToString) -> Self {
+        self.env.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    pub fn bind(mut self, listener: &str, address: SocketAddr) -> Self {
+        self.binds.insert(listener.to_owned(), address);
+        self
+    }
+
+    /// Uses this data directory, which the test keeps, instead of a fresh one.
+    pub fn data_dir(mut self, path: &Path) -> Self {
+        self.data_dir = Some(path.to_owned());
+        self
+    }
+
+    /// Runs the node inside a network namespace.
+    pub fn namespace(mut self, name: &str) -> Self {
+        self.namespace = Some(name.to_owned());
+        self
+    }
+
+    /// Starts the node and waits for its ready line.
+    pub fn start(self) -> Broker {
+        let mut broker = self.spawn();
+        broker.wait_ready();
+        broker
+    }
+
+    /// Starts the node and returns at once.
+    pub fn spawn(mut self) -> Broker {
+        let data_dir = self
+            .data_dir
+            .get_or_insert_with(|| fresh_dir(&self.name))
+            .clone();
+        let log = Arc::new(Log::default());
+        let child = self.spawn_process(&log);
+        Broker {
+            launch: self,
+            child: Some(child),
+            log,
+            data_dir,
+        }
+    }
+
+    /// Starts a node that is expected to end by itself, and returns its exit code and log.
+    pub fn run_to_end(self, limit: Duration) -> (Option<i32>, String) {
+        let mut broker = self.spawn();
+        let status = broker.wait_end(limit);
+        (status.code(), broker.log())
+    }
+
+    fn command(&self) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(binary());
+        };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(binary());
+        command
+    }
+
+    fn spawn_process(&self, log: &Arc<Log>) -> Child {
+        let mut command = self.command();
+        command
+            .arg("serve")
+            .args(["--node-name", &self.name])
+            .arg("--data-dir");
+        command.arg(self.data_dir.as_ref().expect("set by `spawn`"));
+        for (listener, address) in &self.binds {
+            command
+                .arg(format!("--{listener}-bind"))
+                .arg(address.to_string());
+        }
+        command.args(&self.args);
+        // The kit's own variables would be unknown keys to the node.
+        for (key, _) in
+            std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("FLOTTE_"))
+        {
+            command.env_remove(key);
+        }
+        command.envs(&self.env);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        reaper::watch(child.id());
+        log.add(format!(
+            "--- {} starts as process {}",
+            self.name,
+            child.id()
+        ));
+        follow(child.stdout.take().expect("piped"), Arc::clone(log));
+        follow(child.stderr.take().expect("piped"), Arc::clone(log));
+        child
+    }
+}
+
+/// A directory that goes away with this test process.
+pub fn fresh_dir(name: &str) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let path = reaper::root().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&path).expect("a directory can be made");
+    path
+}
+
+fn follow(output: impl Read + Send + 'static, log: Arc<Log>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { return };
+            log.add(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+}
+
+/// What a node wrote, over all its starts.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Log {
+    fn add(&self, line: String) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() < LOG_LINES_MAX {
+            lines.push(line);
+        }
+        self.grown.notify_all();
+    }
+
+    /// Waits until `pick` finds something in the lines from `start` on, or time is up.
+    fn find<T>(
+        &self,
+        start: usize,
+        limit: Duration,
+        pick: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + limit;
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = start;
+        loop {
+            if let Some(found) = lines[seen..].iter().find_map(|line| pick(line)) {
+                return Some(found);
+            }
+            seen = lines.len();
+            let left = deadline.checked_duration_since(Instant::now())?;
+            lines = self
+                .grown
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+}
+
+/// A node that was started.
+pub struct Broker {
+    launch: Launch,
+    child: Option<Child>,
+    log: Arc<Log>,
+    data_dir: PathBuf,
+}
+
+impl Broker {
+    pub fn name(&self) -> &str {
+        &self.launch.name
+    }
+
+    pub fn mqtt(&self) -> SocketAddr {
+        self.launch.binds["mqtt"]
+    }
+
+    pub fn cluster(&self) -> SocketAddr {
+        self.launch.binds["cluster"]
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.launch.binds["admin"]
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child
+            .as_ref()
+            .expect("the node was started and not waited for")
+            .id()
+    }
+
+    /// Waits for the ready line of the newest start and learns the real addresses from it.
+    pub fn wait_ready(&mut self) {
+        let begin = Instant::now();
+        let start = self.newest_start();
+        loop {
+            let found = self.log.find(start, Duration::from_millis(50), parse_ready);
+            if let Some(addresses) = found {
+                self.launch.binds.extend(addresses);
+                return;
+            }
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
+            assert!(
+                ended.is_none(),
+                "{} ended with {ended:?} before it was ready\n{}",
+                self.name(),
+                self.log()
+            );
+            assert!(
+                begin.elapsed() < START_LIMIT,
+                "{} is not ready\n{}",
+                self.name(),
+                self.log()
+            );
+        }
+    }
+
+    /// Where the lines of the newest start begin.
+    fn newest_start(&self) -> usize {
+        let lines = self
+            .log
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lines
+            .iter()
+            .rposition(|line| line.starts_with("--- "))
+            .unwrap_or(0)
+    }
+
+    /// Ends the process on the spot, as a power cut would, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait_end(STOP_LIMIT);
+    }
+
+    /// Asks the process to end and returns its exit code.
+    pub fn sigterm(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.wait_end(STOP_LIMIT).code()
+    }
+
+    pub fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Stops the process where it is; its sockets stay open.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// `ip netns exec` becomes the node itself, so its process is the node's in every case.
+    fn signal(&self, signal: Signal) {
+        let number = i32::try_from(self.pid()).expect("a process number");
+        let pid = Pid::from_raw(number).expect("not zero");
+        kill_process(pid, signal).unwrap_or_else(|e| panic!("cannot signal {}: {e}", self.name()));
+    }
+
+    /// Waits for the end of the process; panics when it still runs after `limit`.
+    pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let pid = self.pid();
+        let child = self.child.as_mut().expect("checked by `pid`");
+        let what = format!("the end of {}", self.launch.name);
+        let status = until_blocking(limit, &what, || child.try_wait().expect("own child"));
+        reaper::forget(pid);
+        self.child = None;
+        status
+    }
+
+    /// Starts it again with the same data directory and the same ports, and returns at once.
+    pub fn respawn(&mut self) {
+        assert!(self.child.is_none(), "{} still runs", self.name());
+        self.child = Some(self.launch.spawn_process(&self.log));
+    }
+
+    /// Starts it again and waits for the ready line.
+    pub fn restart(&mut self) {
+        self.respawn();
+        self.wait_ready();
+    }
+
+    /// Adds a variable for the next start.
+    pub fn set_env(&mut self, key: &str, value: impl ToString) {
+        self.launch.env.insert(key.to_owned(), value.to_string());
+    }
+
+    /// Waits for a line of any start that holds `needle`.
+    pub fn wait_log(&self, needle: &str, limit: Duration) {
+        let found = self
+            .log
+            .find(0, limit, |line| line.contains(needle).then_some(()));
+        assert!(
+            found.is_some(),
+            "{} never wrote {needle:?}\n{}",
+            self.name(),
+            self.log()
+        );
+    }
+
+    /// The last lines of the log.
+    pub fn log(&self) -> String {
+        const SHOWN_LINES: usize = 120;
+        let lines = self
+            .log
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let from = lines.len().saturating_sub(SHOWN_LINES);
+        format!(
+            "--- log of {}, {} lines\n{}\n",
+            self.name(),
+            lines.len(),
+            lines[from..].join("\n")
+        )
+    }
+
+    /// How many lines it wrote so far.
+    pub fn log_lines(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Resident memory of the process.
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("the process runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("a resident size");
+        let number = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|text| text.parse().ok());
+        number.expect("a number of KiB")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        if let Some(mut child) = self.child.take() {
+            let pid = child.id();
+            let _ = child.kill();
+            let _ = child.wait();
+            reaper::forget(pid);
+        }
+        if self.data_dir.starts_with(reaper::root()) && !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.data_dir);
+        }
+    }
+}
+
+/// The addresses of `ready mqtt=127.0.0.1:41883 cluster=... admin=...`.
+fn parse_ready(line: &str) -> Option<BTreeMap<String, SocketAddr>> {
+    let mut words = line.split_whitespace();
+    if words.next() != Some("ready") {
+        return None;
+    }
+    let pair = |word: &str| {
+        let (name, address) = word.split_once('=')?;
+        Some((name.to_owned(), address.parse().ok()?))
+    };
+    words.map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_line_names_every_listener() {
+        let found =
+            parse_ready("ready mqtt=127.0.0.1:41883 admin=127.0.0.1:48080").expect("a ready line");
+        assert_eq!(found["mqtt"], SocketAddr::from(([127, 0, 0, 1], 41883)));
+        assert_eq!(found.len(), 2);
+        assert!(parse_ready("INFO not ready yet").is_none());
+    }
+}

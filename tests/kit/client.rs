@@ -1,0 +1,351 @@
+//! A client that sends and compares packets: `client.send(publish("a").qos1(7))`,
+//! `client.recv(puback(7))`. When a test fails, each of its clients prints what it sent and received.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::packets::{
+    Connect, Packet, Publish, connack, disconnect, pingreq, pingresp, puback, pubcomp, pubrec,
+    pubrel, subscribe,
+};
+use crate::received::{Received, split_packet};
+use crate::run::patience;
+use crate::wire::{Version, hexdump, prop};
+
+/// How many packets the transcript of a failed test shows.
+const TRANSCRIPT_PACKETS_MAX: usize = 40;
+/// A client never waits for more than this to be read: the broker sends no such packet to it.
+const BUFFER_BYTES_MAX: usize = 300 * 1024 * 1024;
+
+/// One connection to a broker.
+pub struct Client {
+    pub name: String,
+    pub version: Version,
+    /// The CONNACK of a client made by [`Client::connect`].
+    pub connack: Option<Received>,
+    pub patience: Duration,
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    next_packet_id: u16,
+    transcript: VecDeque<String>,
+}
+
+impl Client {
+    /// Opens the connection and sends nothing.
+    pub async fn dial(address: SocketAddr, version: Version) -> Self {
+        Self::try_dial(address, version)
+            .await
+            .unwrap_or_else(|e| panic!("cannot reach {address}: {e}"))
+    }
+
+    pub async fn try_dial(address: SocketAddr, version: Version) -> io::Result<Self> {
+        let stream = tokio::time::timeout(patience(), TcpStream::connect(address)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            name: "unnamed".to_owned(),
+            version,
+            connack: None,
+            patience: patience(),
+            stream,
+            buffer: Vec::new(),
+            next_packet_id: 1,
+            transcript: VecDeque::new(),
+        })
+    }
+
+    /// Connects and demands to be accepted.
+    pub async fn connect(address: SocketAddr, version: Version, packet: Connect) -> Self {
+        let mut client = Self::dial(address, version).await;
+        client.name = packet.id();
+        client.send(packet).await;
+        let connack = client.next().await;
+        assert_eq!(
+            (connack.kind(), connack.reason()),
+            (2, 0),
+            "not accepted: {connack:?}"
+        );
+        client.connack = Some(connack);
+        client
+    }
+
+    /// The session flag of the CONNACK.
+    pub fn session_present(&self) -> bool {
+        self.connack().session_present()
+    }
+
+    pub fn connack(&self) -> &Received {
+        self.connack
+            .as_ref()
+            .expect("this client was made by `connect`")
+    }
+
+    /// What the broker takes from this client at once; 65,535 where CONNACK does not say.
+    pub fn server_receive_maximum(&self) -> u16 {
+        let announced = self
+            .connack()
+            .int_prop(prop::RECEIVE_MAXIMUM)
+            .unwrap_or(65_535);
+        u16::try_from(announced).expect("a two-byte property")
+    }
+
+    /// A packet id this client has not used yet.
+    pub fn fresh_id(&mut self) -> u16 {
+        let id = self.next_packet_id;
+        self.next_packet_id = id.checked_add(1).unwrap_or(1);
+        id
+    }
+
+    pub async fn send(&mut self, packet: impl Packet) {
+        let bytes = packet.encode(self.version);
+        self.send_raw(&bytes).await;
+    }
+
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        let sent = self.try_send_raw(bytes).await;
+        sent.unwrap_or_else(|e| panic!("{}: cannot send: {e}", self.name));
+    }
+
+    /// As [`Client::send_raw`], where the broker may have hung up already.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.note("->", bytes);
+        tokio::time::timeout(self.patience, self.stream.write_all(bytes)).await?
+    }
+
+    /// Receives the next packet and compares it byte by byte.
+    pub async fn recv(&mut self, expected: impl Packet) {
+        let wanted = expected.encode(self.version);
+        match self.next_or_end().await {
+            Ok(Some(packet)) if packet.bytes == wanted => {}
+            Ok(Some(packet)) => panic!("{}: wanted\n{}got {packet:?}", self.name, hexdump(&wanted)),
+            Ok(None) => panic!("{}: closed, wanted\n{}", self.name, hexdump(&wanted)),
+            Err(late) => panic!("{}: {late}, wanted\n{}", self.name, hexdump(&wanted)),
+        }
+    }
+
+    /// The next packet, whatever it is.
+    pub async fn next(&mut self) -> Received {
+        match self.next_or_end().await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => panic!("{}: closed, wanted a packet", self.name),
+            Err(late) => panic!("{}: {late}, wanted a packet", self.name),
+        }
+    }
+
+    /// The next packet, or `None` when the connection ended; an error when neither comes in time.
+    pub async fn next_or_end(&mut self) -> Result<Option<Received>, String> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            if let Some(packet) = split_packet(&mut self.buffer, self.version) {
+                self.note("<-", &packet.bytes);
+                return Ok(Some(packet));
+            }
+            if !self.read_more(deadline).await? {
+                self.note("<- end", &[]);
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what is there; false at the end of the connection, by FIN or RST.
+    async fn read_more(&mut self, deadline: Instant) -> Result<bool, String> {
+        assert!(
+            self.buffer.len() < BUFFER_BYTES_MAX,
+            "{}: a packet without end",
+            self.name
+        );
+        let read = self.stream.read_buf(&mut self.buffer);
+        match tokio::time::timeout_at(deadline.into(), read).await {
+            Ok(Ok(0)) => Ok(false),
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+            Ok(Err(e)) => Err(format!("reading failed: {e}")),
+            Err(_) => Err(format!("nothing within {:?}", self.patience)),
+        }
+    }
+
+    /// The next packet, which must be a PUBLISH.
+    pub async fn recv_publish(&mut self) -> Received {
+        let packet = self.next().await;
+        assert!(
+            packet.is_publish(),
+            "{}: wanted a PUBLISH, got {packet:?}",
+            self.name
+        );
+        packet
+    }
+
+    /// The next packet, which must be of this type.
+    pub async fn recv_kind(&mut self, kind: u8) -> Received {
+        let packet = self.next().await;
+        assert_eq!(
+            packet.kind(),
+            kind,
+            "{}: wanted type {kind}, got {packet:?}",
+            self.name
+        );
+        packet
+    }
+
+    /// The connection ends, and nothing comes before.
+    pub async fn expect_closed(&mut self) {
+        match self.next_or_end().await {
+            Ok(None) => {}
+            Ok(Some(packet)) => panic!("{}: wanted the end, got {packet:?}", self.name),
+            Err(late) => panic!("{}: {late}, wanted the end", self.name),
+        }
+    }
+
+    /// The connection ends for a fault of the client: a 5.0 broker may first say why, with one of
+    /// `reasons`, by DISCONNECT (or CONNACK where none came yet); 3.x has no way to say it.
+    pub async fn expect_refused(&mut self, reasons: &[u8]) {
+        let wanted = format!("the end, or a reason of {reasons:02x?}");
+        match self.next_or_end().await {
+            Ok(None) => return,
+            Ok(Some(packet)) => {
+                let kind = if self.connack.is_some() { 14 } else { 2 };
+                let says_why = self.version.is_v5() && packet.kind() == kind;
+                let fits = says_why && reasons.contains(&packet.reason());
+                assert!(fits, "{}: wanted {wanted}, got {packet:?}", self.name);
+            }
+            Err(late) => panic!("{}: {late}, wanted {wanted}", self.name),
+        }
+        self.expect_closed().await;
+    }
+
+    /// Nothing comes for a while. A fence is better wherever one can be had.
+    pub async fn expect_silence(&mut self, time: Duration) {
+        let usual = std::mem::replace(&mut self.patience, time);
+        match self.next_or_end().await {
+            Err(_) => {}
+            Ok(Some(packet)) => panic!("{}: wanted silence, got {packet:?}", self.name),
+            Ok(None) => panic!("{}: wanted silence, got the end", self.name),
+        }
+        self.patience = usual;
+    }
+
+    /// Shows that the broker has sent nothing up to now: PINGREQ, and PINGRESP comes next.
+    pub async fn fence(&mut self) {
+        self.send(pingreq()).await;
+        self.recv(pingresp()).await;
+    }
+
+    /// All packets that came before the answer to a PINGREQ sent now.
+    pub async fn collect_to_fence(&mut self) -> Vec<Received> {
+        self.send(pingreq()).await;
+        let mut before = Vec::new();
+        loop {
+            let packet = self.next().await;
+            if packet.kind() == 13 {
+                return before;
+            }
+            before.push(packet);
+        }
+    }
+
+    /// Subscribes to one filter and demands the QoS asked for; `options` is the options byte.
+    pub async fn subscribe(&mut self, filter: impl AsRef<[u8]>, options: u8) {
+        let id = self.fresh_id();
+        self.send(subscribe(id).to(filter, options)).await;
+        let answer = self.recv_kind(9).await;
+        assert_eq!(
+            (answer.packet_id(), answer.codes()),
+            (id, vec![options & 3]),
+            "{answer:?}"
+        );
+    }
+
+    /// Publishes and completes the handshake of the message's QoS; nothing else may come meanwhile.
+    pub async fn publish(&mut self, packet: Publish) {
+        let qos = packet.qos();
+        self.send(packet.clone()).await;
+        if qos == 1 {
+            self.recv_ack(4, packet.packet_id()).await;
+        } else if qos == 2 {
+            self.recv_ack(5, packet.packet_id()).await;
+            self.send(pubrel(packet.packet_id())).await;
+            self.recv_ack(7, packet.packet_id()).await;
+        }
+    }
+
+    /// An acknowledgement of success of this type for this id.
+    pub async fn recv_ack(&mut self, kind: u8, packet_id: u16) {
+        let answer = self.recv_kind(kind).await;
+        assert_eq!(
+            answer.packet_id(),
+            packet_id,
+            "{}: the id of another: {answer:?}",
+            self.name
+        );
+        assert!(answer.reason() < 0x80, "{}: refused: {answer:?}", self.name);
+    }
+
+    /// Completes the handshake of a PUBLISH that came.
+    pub async fn acknowledge(&mut self, packet: &Received) {
+        let qos = packet.qos();
+        if qos == 1 {
+            self.send(puback(packet.packet_id())).await;
+        } else if qos == 2 {
+            self.send(pubrec(packet.packet_id())).await;
+            self.recv(pubrel(packet.packet_id())).await;
+            self.send(pubcomp(packet.packet_id())).await;
+        }
+    }
+
+    /// Receives a PUBLISH, completes its handshake, and demands this payload.
+    pub async fn take(&mut self, payload: impl AsRef<[u8]>) -> Received {
+        let packet = self.recv_publish().await;
+        let wanted = payload.as_ref();
+        assert_eq!(
+            packet.payload(),
+            wanted,
+            "{}: another payload: {packet:?}",
+            self.name
+        );
+        self.acknowledge(&packet).await;
+        packet
+    }
+
+    /// Says goodbye and waits until the broker has closed.
+    pub async fn leave(mut self) {
+        self.send(disconnect()).await;
+        self.expect_closed().await;
+    }
+
+    /// Ends the connection without goodbye.
+    pub fn cut(self) {
+        drop(self);
+    }
+
+    /// An accepted answer without any property, for clients of 3.x.
+    pub async fn recv_plain_connack(&mut self, session_present: bool) {
+        self.recv(connack(session_present, 0)).await;
+    }
+
+    fn note(&mut self, arrow: &str, bytes: &[u8]) {
+        if self.transcript.len() == TRANSCRIPT_PACKETS_MAX {
+            self.transcript.pop_front();
+        }
+        let dump = hexdump(&bytes[..bytes.len().min(96)]);
+        self.transcript
+            .push_back(format!("{arrow} {} bytes\n{dump}", bytes.len()));
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- client {} ({:?}), its last packets",
+                self.name, self.version
+            );
+            for line in &self.transcript {
+                eprint!("{line}");
+            }
+        }
+    }
+}
