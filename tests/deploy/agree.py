@@ -154,6 +154,11 @@ def check_compose():
         expect(environment["FLOTTE_NODE__NAME"] == name, f"{COMPOSE}: the name of {name}")
         expect(environment["FLOTTE_CLUSTER__ADVERTISE"] == address, f"{COMPOSE}: the address of {name}")
         expect(f"{name}:{config['node']['data_dir']}" in node["volumes"], f"{COMPOSE}: the volume of {name}")
+    with open("deploy/compose/prometheus.yaml", encoding="utf-8") as stream:
+        (job,) = yaml.safe_load(stream)["scrape_configs"]
+    scraped = {target: entry["labels"]["node"] for entry in job["static_configs"] for target in entry["targets"]}
+    served = {f"{node['networks']['cluster']['ipv4_address']}:{PORTS['admin']}": name for name, node in nodes.items()}
+    expect(scraped == served, f"{COMPOSE}: Prometheus scrapes {scraped}")
     for name, service in compose["services"].items():
         for port in service["ports"]:
             expect(port.startswith("127.0.0.1:"), f"{COMPOSE}: {name} publishes {port}, and anonymous clients are let in")
