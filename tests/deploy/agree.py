@@ -79,7 +79,7 @@ def check_kubernetes_cluster(file, by_kind, spec, pod, container, config):
         pod["terminationGracePeriodSeconds"] > cluster["drain_timeout_s"] + 10,
         f"{file}: a draining node would be killed",
     )
-    expect(pod["enableServiceLinks"] is False, f"{file}: services would leak into FLOTTE_* variables")
+    expect(pod["enableServiceLinks"] is False, f"{file}: the Service leaks into FLOTTE_* variables")
     expect(ports_of(config) == PORTS, f"{file}: flotte.toml opens {ports_of(config)}")
     declared = {port["name"]: port["containerPort"] for port in container["ports"]}
     expect(declared == PORTS, f"{file}: the container declares {declared}")
