@@ -39,21 +39,12 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub use crate::id::GroupId;
 pub use error::JournalError;
 
 use disk::{Disk, RealDisk};
 use queue::{Op, Request, Shared};
 use recover::Opened;
-
-/// A consensus group. Group 0 is meta.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(pub u32);
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A position in a group's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

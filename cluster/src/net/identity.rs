@@ -6,24 +6,10 @@ use std::fmt;
 use flotte_proto::Hello;
 use tokio::sync::watch;
 
+use crate::id::NodeId;
+
 /// Version of the protocol between nodes. A peer with another one is refused.
 pub const PROTOCOL: u32 = 1;
-
-/// Id of a node, made at random with its data directory and never used again. 0 is nobody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u64);
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl From<u64> for NodeId {
-    fn from(id: u64) -> Self {
-        Self(id)
-    }
-}
 
 /// What this node says of itself. The cluster and the incarnation may change while it runs; each
 /// change is made known to all peers by a new handshake.

@@ -30,7 +30,8 @@ use flotte_proto::{Hello, ProbeRequest, ProbeResponse};
 use futures::future::BoxFuture;
 
 pub use calls::Answer;
-pub use identity::{Claims, Identity, NodeId, PROTOCOL, PeerIdentity, check};
+pub use crate::id::NodeId;
+pub use identity::{Claims, Identity, PROTOCOL, PeerIdentity, check};
 pub use link::{InboundLink, OutboundLink};
 pub use network::Network;
 use outbox::OutboxLimits;
