@@ -1,1 +1,109 @@
-//! Skeleton.
+//! Decides who gets what: local sessions, other nodes, shared subscriptions, the retained store. It knows no packet flow
+//! and no socket; acknowledgements come back as one event to the publisher's session.
+
+mod announce;
+mod matched;
+mod placing;
+mod publish;
+mod replay;
+mod subscriptions;
+
+pub use announce::Announced;
+pub use matched::MatchCache;
+pub use placing::Placing;
+pub use publish::{Outgoing, PublishOutcome};
+pub use replay::Replay;
+pub use subscriptions::{Change, Subscriptions, Target};
+
+use std::sync::Arc;
+
+use flotte_cluster::handle::{Cluster, Refused};
+use flotte_cluster::meta::BranchEpochs;
+use flotte_mqtt::packet::SubscribeOptions;
+use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter};
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::session::Session;
+
+/// The router of this node; shared by all workers.
+pub struct Router {
+    cluster: Cluster,
+    /// Changes with every SUBSCRIBE; read for every match that no cache holds.
+    subscriptions: RwLock<Subscriptions>,
+    /// Counters for caches of local matches.
+    epochs: BranchEpochs,
+    /// What was announced to the cluster, by filter.
+    announced: Mutex<HashMap<SubscriptionFilter, Announced, RandomState>>,
+    /// Whose turn it is in each share that this node publishes to; bounded by the shares there are, and cleared when a
+    /// start of the node ends.
+    turns: Mutex<HashMap<(ShareName, TopicFilter), u32, RandomState>>,
+}
+
+impl Router {
+    /// A router without subscriptions.
+    pub fn new(cluster: Cluster) -> Arc<Router> {
+        Arc::new(Router {
+            cluster,
+            subscriptions: RwLock::default(),
+            epochs: BranchEpochs::default(),
+            announced: Mutex::default(),
+            turns: Mutex::default(),
+        })
+    }
+
+    /// The cluster this node is part of.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Adds a subscription, from now on served by this node. The future resolves once its route is set, to the meta
+    /// index to pass the barrier with.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        filter: &SubscriptionFilter,
+        options: SubscribeOptions,
+        id: u32,
+    ) -> impl Future<Output = Result<u64, Refused>> + Send + 'static {
+        let wanted = {
+            let mut subscriptions = self.subscriptions.write();
+            let change = subscriptions.insert(session, filter, options, id);
+            self.epochs.touch(&filter.filter);
+            // Under the lock, so that changes of one filter are announced in the order in which they were made.
+            self.announce(filter, change)
+        };
+        async move { wanted.await }
+    }
+
+    /// Removes a subscription. Says whether there was one.
+    pub fn unsubscribe(self: &Arc<Self>, session: &Arc<Session>, filter: &SubscriptionFilter) -> bool {
+        let mut subscriptions = self.subscriptions.write();
+        let Some(change) = subscriptions.remove(session, filter) else { return false };
+        self.epochs.touch(&filter.filter);
+        self.withdraw(filter, change);
+        true
+    }
+
+    /// Removes all subscriptions of a session that ended.
+    pub fn forget(self: &Arc<Self>, session: &Arc<Session>) {
+        let subscriptions = std::mem::take(&mut *session.subscriptions().lock());
+        for subscription in subscriptions {
+            self.unsubscribe(session, &subscription.filter);
+        }
+    }
+
+    /// This start of the node is over: its routes are gone with it.
+    pub fn reset(&self) {
+        *self.subscriptions.write() = Subscriptions::default();
+        self.announced.lock().clear();
+        self.turns.lock().clear();
+        self.epochs.touch_all();
+    }
+
+    /// Number of subscriptions of this node's sessions.
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.read().len()
+    }
+}

@@ -1,0 +1,69 @@
+//! What a topic matches, and the publisher's memory of it: publishers repeat topics.
+
+use std::sync::Arc;
+
+use flotte_cluster::id::NodeRef;
+use flotte_cluster::meta::ShareTarget;
+use flotte_mqtt::ClientId;
+use flotte_mqtt::topic::TopicName;
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::Router;
+use super::subscriptions::Target;
+
+/// Topics that a connection remembers; past it the memory is emptied.
+const TOPICS_MAX: usize = 64;
+
+/// Who gets a topic.
+#[derive(Debug)]
+pub struct Matched {
+    /// Sessions of this node.
+    pub targets: Vec<Target>,
+    /// Other nodes with ordinary subscriptions.
+    pub nodes: SmallVec<[NodeRef; 2]>,
+    /// Shared subscriptions.
+    pub shares: Vec<ShareTarget>,
+}
+
+impl Matched {
+    /// Whether nobody gets it.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.nodes.is_empty() && self.shares.is_empty()
+    }
+}
+
+/// Matches of one publisher, each good while the epochs of its branch stand.
+#[derive(Debug, Default)]
+pub struct MatchCache {
+    topics: HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>,
+}
+
+impl Router {
+    /// Who gets a topic that this client publishes.
+    pub fn matched(&self, topic: &TopicName, publisher: &ClientId) -> Matched {
+        let targets = self.subscriptions.read().targets(topic.as_str(), publisher);
+        let me = self.cluster.node_id();
+        let mut destinations = self.cluster.destinations(topic.as_str());
+        destinations.nodes.retain(|node| node.node != me);
+        Matched { targets, nodes: destinations.nodes, shares: destinations.shares }
+    }
+
+    /// As [`Router::matched`], from memory where that is still good.
+    pub fn matched_cached(&self, cache: &mut MatchCache, topic: &TopicName, publisher: &ClientId) -> Arc<Matched> {
+        // Read before what they guard.
+        let epochs = (self.epochs.of_topic(topic.as_str()), self.cluster.route_epoch(topic.as_str()));
+        if let Some((local, routes, matched)) = cache.topics.get(topic) {
+            if (*local, *routes) == epochs {
+                return Arc::clone(matched);
+            }
+        }
+        let matched = Arc::new(self.matched(topic, publisher));
+        if cache.topics.len() >= TOPICS_MAX {
+            cache.topics.clear();
+        }
+        cache.topics.insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
+        matched
+    }
+}

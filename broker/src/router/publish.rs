@@ -1,0 +1,337 @@
+//! The way of one publish: to the sessions here, to other nodes, to one member of each share.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use flotte_cluster::handle::Placement;
+use flotte_cluster::id::NodeRef;
+use flotte_cluster::link::Pushed;
+use flotte_cluster::meta::ShareTarget;
+use flotte_mqtt::codec;
+use flotte_mqtt::packet::PublishParts;
+use flotte_mqtt::property::{Context, Properties};
+use flotte_mqtt::session::{Delivery, Message};
+use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
+use flotte_mqtt::{ClientId, QoS, Version};
+use flotte_proto::{Forward, SharePick, WillKey};
+use parking_lot::Mutex;
+
+use super::Router;
+use super::matched::{MatchCache, Matched};
+use super::placing::{Placing, SharePlacing};
+use super::subscriptions::Target;
+use crate::metrics;
+use crate::session::{mark_dirty, now_ms};
+
+/// Payloads below this are copied into a buffer of their own when a message is kept: a slice would pin the whole read
+/// buffer.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// A message to be published, wherever it comes from.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where to.
+    pub topic: TopicName,
+    /// What.
+    pub payload: Bytes,
+    /// Those that go on to subscribers, without expiry.
+    pub properties: Properties,
+    /// How hard.
+    pub qos: QoS,
+    /// RETAIN as published.
+    pub retain: bool,
+    /// Whose it is, for No Local.
+    pub publisher: ClientId,
+    /// Wall clock, ms.
+    pub expires_at_ms: Option<u64>,
+    /// Meta index of its Retain; 0 = it is not retained.
+    pub retain_index: u64,
+    /// The key of a will.
+    pub will: Option<WillKey>,
+}
+
+/// What became of a publish at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishOutcome {
+    /// It matched somebody.
+    pub matched: bool,
+    /// A link is full: read no more from this publisher before it has room.
+    pub full: Option<NodeRef>,
+}
+
+impl Outgoing {
+    /// A copy that pins no read buffer.
+    pub fn compact(mut self) -> Outgoing {
+        self.topic = self.topic.compact();
+        if self.payload.len() < COPY_BYTES_MAX {
+            self.payload = Bytes::copy_from_slice(&self.payload);
+        }
+        self.properties = self.properties.compact();
+        self
+    }
+
+    fn message(&self) -> Arc<Message> {
+        let kept = self.clone().compact();
+        Arc::new(Message {
+            topic: kept.topic,
+            payload: kept.payload,
+            properties: kept.properties,
+            qos: kept.qos,
+            retain: kept.retain,
+            publisher: kept.publisher,
+            expires_at_ms: kept.expires_at_ms,
+        })
+    }
+
+    fn forward(&self) -> Forward {
+        let mut properties = BytesMut::new();
+        // Properties that came in by a decoder are within the limits of an encoder.
+        let encoded = self.properties.encode(Context::Publish, &mut properties);
+        debug_assert!(encoded.is_ok(), "properties that were decoded can be encoded");
+        Forward {
+            sequence: 0,
+            topic: self.topic.text().as_bytes().clone(),
+            qos: u32::from(self.qos as u8),
+            retain: self.retain,
+            properties: properties.freeze(),
+            payload: self.payload.clone(),
+            publisher: self.publisher.as_bytes().clone(),
+            shares: Vec::new(),
+            all: true,
+            will: self.will,
+            expires_at_ms: self.expires_at_ms.unwrap_or(0),
+            retain_index: self.retain_index,
+        }
+    }
+}
+
+impl Router {
+    /// Publishes a message of a connected client, whose matches are remembered. With `placing` it is QoS 1/2: that is
+    /// told when other nodes have placed it.
+    pub fn publish(self: &Arc<Self>, message: &Outgoing, cache: &mut MatchCache, placing: Option<&Arc<Placing>>) -> PublishOutcome {
+        let matched = self.matched_cached(cache, &message.topic, &message.publisher);
+        self.route(message, &matched, placing)
+    }
+
+    /// Publishes a message that comes from no connection here.
+    pub fn publish_once(self: &Arc<Self>, message: &Outgoing, placing: Option<&Arc<Placing>>) -> PublishOutcome {
+        let matched = self.matched(&message.topic, &message.publisher);
+        self.route(message, &matched, placing)
+    }
+
+    fn route(self: &Arc<Self>, message: &Outgoing, matched: &Matched, placing: Option<&Arc<Placing>>) -> PublishOutcome {
+        let mut outcome = PublishOutcome { matched: !matched.is_empty(), full: None };
+        if !outcome.matched {
+            metrics::unmatched();
+            return outcome;
+        }
+        self.deliver_here(message, &matched.targets);
+        if !matched.nodes.is_empty() {
+            let forward = message.clone().compact().forward();
+            for node in &matched.nodes {
+                let waiter = placing.map(|placing| waiting(placing) as Arc<dyn Placement>);
+                outcome.note(self.push(*node, forward.clone(), waiter), *node);
+            }
+        }
+        for share in &matched.shares {
+            self.share(message, share, placing, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Puts a message into the queues of sessions here.
+    pub(super) fn deliver_here(&self, message: &Outgoing, targets: &[Target]) {
+        let now = now_ms();
+        let mut frames = Frames::default();
+        let mut shared: Option<Arc<Message>> = None;
+        for target in targets {
+            let qos = message.qos.min(target.qos);
+            // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            let retain = message.retain && target.retain_as_published;
+            let mut output = target.session.output().lock();
+            if qos == QoS::AtMostOnce && target.ids.is_empty() && message.expires_at_ms.is_none() {
+                if let Some(version) = output.version() {
+                    if let Some(dirty) = output.enqueue_frame(frames.of(message, version, retain)) {
+                        drop(output);
+                        if dirty {
+                            mark_dirty(&target.session);
+                        }
+                        continue;
+                    }
+                }
+            }
+            let kept = shared.get_or_insert_with(|| message.message());
+            let delivery = Delivery {
+                message: Arc::clone(kept),
+                qos,
+                retain,
+                subscription_ids: target.ids.clone(),
+                share: false,
+            };
+            if target.session.is_ended() {
+                continue;
+            }
+            let dirty = output.enqueue(delivery, now);
+            drop(output);
+            if dirty {
+                mark_dirty(&target.session);
+            }
+        }
+    }
+
+    fn push(&self, to: NodeRef, forward: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+        let pushed = self.cluster().forward(to, forward, waiter);
+        if pushed == Pushed::Dropped {
+            metrics::link_dropped();
+        }
+        pushed
+    }
+
+    fn share(self: &Arc<Self>, message: &Outgoing, share: &ShareTarget, placing: Option<&Arc<Placing>>, outcome: &mut PublishOutcome) {
+        match placing {
+            None => {
+                if let Some(node) = self.turn(share, &[]) {
+                    if let Some(pushed) = self.share_to(node, message, &share.group, &share.filter, None) {
+                        outcome.note(pushed, node);
+                    }
+                }
+            }
+            Some(placing) => {
+                placing.add();
+                let pick = SharePlacing {
+                    router: Arc::downgrade(self),
+                    placing: Arc::clone(placing),
+                    message: message.clone().compact(),
+                    group: share.group.clone(),
+                    filter: share.filter.clone(),
+                    tried: Mutex::default(),
+                };
+                self.share_again(&pick);
+            }
+        }
+    }
+
+    /// Gives a share pick to the next node that was not tried; to nobody, once all were.
+    pub(super) fn share_again(self: &Arc<Self>, pick: &SharePlacing) {
+        loop {
+            let shares = self.cluster().destinations(pick.message.topic.as_str()).shares;
+            let share = shares.into_iter().find(|share| share.group == pick.group && share.filter == pick.filter);
+            let tried = pick.tried.lock().clone();
+            let Some(node) = share.and_then(|share| self.turn(&share, &tried)) else {
+                pick.placing.done();
+                return;
+            };
+            let waiter: Arc<dyn Placement> = Arc::new(SharePlacing {
+                router: pick.router.clone(),
+                placing: Arc::clone(&pick.placing),
+                message: pick.message.clone(),
+                group: pick.group.clone(),
+                filter: pick.filter.clone(),
+                tried: Mutex::new(tried),
+            });
+            if node.node != self.cluster().node_id() {
+                self.share_to(node, &pick.message, &pick.group, &pick.filter, Some(waiter));
+                return;
+            }
+            if self.deliver_share(&pick.message, &pick.group, &pick.filter) {
+                pick.placing.done();
+                return;
+            }
+            pick.tried.lock().push(node);
+        }
+    }
+
+    /// None = it was delivered here.
+    fn share_to(
+        &self,
+        node: NodeRef,
+        message: &Outgoing,
+        group: &ShareName,
+        filter: &TopicFilter,
+        waiter: Option<Arc<dyn Placement>>,
+    ) -> Option<Pushed> {
+        if node.node == self.cluster().node_id() {
+            self.deliver_share(message, group, filter);
+            return None;
+        }
+        let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let pick = SharePick { group: text(group.as_str()), filter: text(filter.as_str()) };
+        let forward = Forward { all: false, shares: vec![pick], ..message.clone().compact().forward() };
+        Some(self.push(node, forward, waiter))
+    }
+
+    /// Gives a message to one member here. False = there is none.
+    pub(super) fn deliver_share(&self, message: &Outgoing, group: &ShareName, filter: &TopicFilter) -> bool {
+        let picked = self.subscriptions.write().pick(group, filter);
+        let Some(target) = picked else { return false };
+        self.deliver_here(message, std::slice::from_ref(&target));
+        true
+    }
+
+    /// Round-robin over the members of all nodes.
+    fn turn(&self, share: &ShareTarget, tried: &[NodeRef]) -> Option<NodeRef> {
+        let open = || share.members.iter().filter(|(node, _)| !tried.contains(node));
+        let members: u32 = open().map(|(_, members)| members).sum();
+        if members == 0 {
+            return None;
+        }
+        let mut turn = {
+            let mut turns = self.turns.lock();
+            let turn = turns.entry((share.group.clone(), share.filter.clone())).or_default();
+            *turn = turn.wrapping_add(1);
+            *turn % members
+        };
+        for (node, count) in open() {
+            if turn < *count {
+                return Some(*node);
+            }
+            turn -= count;
+        }
+        None
+    }
+}
+
+impl PublishOutcome {
+    fn note(&mut self, pushed: Pushed, node: NodeRef) {
+        if pushed == Pushed::Full {
+            self.full = Some(node);
+        }
+    }
+}
+
+fn waiting(placing: &Arc<Placing>) -> Arc<Placing> {
+    placing.add();
+    Arc::clone(placing)
+}
+
+/// A QoS 0 PUBLISH as bytes, encoded once for each form that a fan-out needs.
+#[derive(Default)]
+struct Frames {
+    forms: [Option<BytesMut>; 4],
+}
+
+impl Frames {
+    fn of(&mut self, message: &Outgoing, version: Version, retain: bool) -> &[u8] {
+        // 3.1 and 3.1.1 have the same PUBLISH.
+        let form = usize::from(version == Version::V5) * 2 + usize::from(retain);
+        self.forms[form].get_or_insert_with(|| {
+            let parts = PublishParts {
+                dup: false,
+                qos: QoS::AtMostOnce,
+                retain,
+                topic: message.topic.as_str(),
+                packet_id: None,
+                properties: &message.properties,
+                subscription_ids: &[],
+                topic_alias: None,
+                message_expiry_s: None,
+                payload: &message.payload,
+            };
+            let mut frame = BytesMut::with_capacity(codec::publish_len(&parts, version));
+            if codec::encode_publish(&parts, version, &mut frame).is_err() {
+                frame.clear();
+            }
+            frame
+        })
+    }
+}

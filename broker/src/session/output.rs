@@ -1,0 +1,180 @@
+//! The outbound half of a session together with the socket it is written to.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use flotte_mqtt::Version;
+use flotte_mqtt::codec;
+use flotte_mqtt::packet::Packet;
+use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::signal::{Signal, Wake};
+use crate::metrics;
+
+/// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
+/// reads the answers.
+const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// The connection that a session's output goes to.
+#[derive(Debug)]
+pub struct OutputLink {
+    /// Written by whichever thread has something for the client.
+    pub socket: OwnedWriteHalf,
+    /// Wakes the connection's task.
+    pub signal: Arc<Signal>,
+    /// Protocol version of the client.
+    pub version: Version,
+}
+
+/// Outbound half, encoded bytes, and the socket they go to.
+#[derive(Debug)]
+pub struct Output {
+    outbound: Outbound,
+    link: Option<OutputLink>,
+    /// Encoded and not yet taken by the socket; without capacity while there is nothing.
+    buffer: BytesMut,
+    /// It stands in a thread's list of those to be flushed.
+    dirty: bool,
+    /// The socket took no more: the connection's task waits for it.
+    blocked: bool,
+}
+
+impl Output {
+    /// An output without a connection.
+    pub fn new(outbound: Outbound) -> Output {
+        Output { outbound, link: None, buffer: BytesMut::new(), dirty: false, blocked: false }
+    }
+
+    /// Takes a connection; what was under way is sent again behind what `first` says (CONNACK).
+    pub fn connect(&mut self, link: OutputLink, peer: Peer, first: &Packet, now_ms: u64) {
+        self.buffer = BytesMut::new();
+        self.blocked = false;
+        let version = link.version;
+        self.link = Some(link);
+        if codec::encode(first, version, &mut self.buffer).is_ok() {
+            let tally = self.outbound.connect(peer, now_ms, &mut self.buffer);
+            metrics::count(&tally);
+        }
+    }
+
+    /// The connection is gone. Returns its socket, so that the last words can be written.
+    pub fn disconnect(&mut self) -> Option<OwnedWriteHalf> {
+        metrics::count(&self.outbound.disconnect());
+        self.buffer = BytesMut::new();
+        self.blocked = false;
+        self.link.take().map(|link| link.socket)
+    }
+
+    /// The session is no more.
+    pub fn end(&mut self) {
+        metrics::count(&self.outbound.end());
+    }
+
+    /// The connection's signal, while there is a connection.
+    pub fn signal(&self) -> Option<&Arc<Signal>> {
+        self.link.as_ref().map(|link| &link.signal)
+    }
+
+    /// The version of the connected client.
+    pub fn version(&self) -> Option<Version> {
+        self.link.as_ref().map(|link| link.version)
+    }
+
+    /// Copies held, and of them those under way.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.outbound.queued(), self.outbound.inflight())
+    }
+
+    /// Puts one copy in. Says whether the session is to be flushed by the caller's thread.
+    pub fn enqueue(&mut self, delivery: Delivery, now_ms: u64) -> bool {
+        let enqueued = self.outbound.enqueue(delivery, now_ms, &mut self.buffer);
+        metrics::count(&enqueued.tally);
+        self.needs_flush()
+    }
+
+    /// Puts one encoded QoS 0 copy in, if it can go as it is. None = use [`Output::enqueue`].
+    pub fn enqueue_frame(&mut self, frame: &[u8]) -> Option<bool> {
+        let tally = self.outbound.enqueue_frame(frame, &mut self.buffer)?;
+        metrics::count(&tally);
+        Some(self.needs_flush())
+    }
+
+    /// Writes a packet that is no publish. False = the client does not read what it asked for: close it.
+    pub fn send(&mut self, packet: &Packet) -> bool {
+        let Some(link) = &self.link else { return true };
+        if self.buffer.len() > UNREAD_BYTES_MAX {
+            return false;
+        }
+        codec::encode(packet, link.version, &mut self.buffer).is_ok()
+    }
+
+    /// Lets the outbound half handle an acknowledgement; what the window allows then goes into the buffer.
+    pub fn acknowledge<T>(&mut self, handle: impl FnOnce(&mut Outbound, &mut BytesMut) -> (T, Tally)) -> T {
+        let (result, tally) = handle(&mut self.outbound, &mut self.buffer);
+        metrics::count(&tally);
+        result
+    }
+
+    /// Whether the caller's thread has to flush this session: only the first who put something in.
+    pub fn needs_flush(&mut self) -> bool {
+        let first = !self.dirty && !self.blocked && !self.buffer.is_empty() && self.link.is_some();
+        self.dirty |= first;
+        first
+    }
+
+    /// Writes what there is, and what the outbound half has beyond, until the socket takes no more.
+    pub fn flush(&mut self, now_ms: u64) {
+        self.dirty = false;
+        if self.blocked {
+            return;
+        }
+        while let Some(link) = &self.link {
+            if self.buffer.is_empty() {
+                self.buffer = BytesMut::new();
+                if !self.outbound.wants_write() {
+                    return;
+                }
+                metrics::count(&self.outbound.poll_send(now_ms, &mut self.buffer));
+                if self.buffer.is_empty() {
+                    return;
+                }
+            }
+            match link.socket.try_write(&self.buffer) {
+                Ok(written) => {
+                    metrics::bytes_sent(written);
+                    self.buffer.advance(written);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    self.outbound.handle_congested();
+                    link.signal.raise(Wake::BLOCKED);
+                    return;
+                }
+                Err(_) => {
+                    self.buffer = BytesMut::new();
+                    self.blocked = true;
+                    link.signal.raise(Wake::BROKEN);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The socket takes bytes again. Says whether it still does when all was tried.
+    pub fn writable(&mut self, now_ms: u64) -> bool {
+        self.blocked = false;
+        self.flush(now_ms);
+        if !self.blocked {
+            metrics::count(&self.outbound.handle_writable(now_ms, &mut self.buffer));
+            self.flush(now_ms);
+        }
+        !self.blocked
+    }
+
+    /// Whether nothing is left to be written.
+    pub fn is_flushed(&self) -> bool {
+        self.buffer.is_empty()
+    }
+}

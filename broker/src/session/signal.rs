@@ -1,0 +1,74 @@
+//! How other tasks and threads wake the task of a connection: flags and one notification, nothing queued.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::sync::Notify;
+
+/// Reasons to wake; a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake(u32);
+
+impl Wake {
+    /// Acknowledgements may go out.
+    pub const ACKS: Wake = Wake(1);
+    /// The socket took less than there was: wait until it takes more.
+    pub const BLOCKED: Wake = Wake(2);
+    /// A deadline passed.
+    pub const TIMER: Wake = Wake(4);
+    /// Another connection of the same client took over.
+    pub const TAKEN_OVER: Wake = Wake(8);
+    /// The node closes this connection: an operator, or the node's end.
+    pub const CLOSE: Wake = Wake(16);
+    /// This start of the node is over: close without a word to the cluster.
+    pub const RESET: Wake = Wake(32);
+    /// The socket failed while someone else wrote to it.
+    pub const BROKEN: Wake = Wake(64);
+
+    /// Whether any of `other` is in it.
+    pub fn has(self, other: Wake) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Wakes one connection's task. Raising what is raised already costs one atomic operation.
+#[derive(Debug, Default)]
+pub struct Signal {
+    flags: AtomicU32,
+    notify: Notify,
+}
+
+impl Signal {
+    /// Adds reasons and wakes the task.
+    pub fn raise(&self, wake: Wake) {
+        if self.flags.fetch_or(wake.0, Ordering::AcqRel) & wake.0 != wake.0 {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Waits for reasons and takes them all. Cancel safe.
+    pub async fn wait(&self) -> Wake {
+        loop {
+            let flags = self.flags.swap(0, Ordering::AcqRel);
+            if flags != 0 {
+                return Wake(flags);
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reasons_add_up_and_are_taken_once() {
+        let signal = Signal::default();
+        signal.raise(Wake::ACKS);
+        signal.raise(Wake::TIMER);
+        let woken = signal.wait().await;
+        assert!(woken.has(Wake::ACKS) && woken.has(Wake::TIMER) && !woken.has(Wake::CLOSE));
+        let nothing = tokio::time::timeout(std::time::Duration::from_millis(1), signal.wait()).await;
+        assert!(nothing.is_err());
+    }
+}
