@@ -32,6 +32,12 @@ impl TopicName {
         &self.0
     }
 
+    /// The same name in a buffer of its own; see [`ByteStr::compact`].
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        Self(self.0.compact())
+    }
+
     /// The parts between slashes; empty ones count.
     pub fn levels(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')

@@ -1,0 +1,65 @@
+//! An application message, and one copy of it on its way to one session. Messages are shared by all
+//! queues and never change.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::packet::QoS;
+use crate::property::Properties;
+use crate::text::ClientId;
+use crate::topic::TopicName;
+
+/// What a held copy costs beside its contents, roughly: its place in a queue and its share of the
+/// message's own fields.
+const COPY_BYTES: usize = 128;
+
+/// One application message on its way to subscribers.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub topic: TopicName,
+    pub payload: Bytes,
+    /// Those that go on to subscribers, without the expiry.
+    pub properties: Properties,
+    /// What the publisher chose; deliveries have their own.
+    pub qos: QoS,
+    pub retain: bool,
+    pub publisher: ClientId,
+    /// When it is not worth delivering any more, on the clock of `now_ms`.
+    pub expires_at_ms: Option<u64>,
+}
+
+impl Message {
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at| at <= now_ms)
+    }
+
+    /// What is left of the lifetime, in seconds, a begun second being a whole one: the value
+    /// received less the whole seconds spent waiting. [MQTT-3.3.2-6]
+    pub fn expiry_left_s(&self, now_ms: u64) -> Option<u32> {
+        let left_ms = self.expires_at_ms?.saturating_sub(now_ms);
+        Some(u32::try_from(left_ms.div_ceil(1_000)).unwrap_or(u32::MAX))
+    }
+
+    /// What one queue's hold on this message counts against its limit in bytes. A message shared
+    /// by many queues counts in each.
+    pub fn held_bytes(&self) -> usize {
+        let topic = self.topic.as_str().len();
+        COPY_BYTES + topic + self.payload.len() + self.properties.encoded_len()
+    }
+}
+
+/// One copy: a message and how one session gets it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub message: Arc<Message>,
+    /// The lower of the publisher's and the subscription's.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// Of the matching subscriptions, those that have one. [MQTT-3.3.4-3]
+    pub subscription_ids: SmallVec<[u32; 1]>,
+    /// Whether it comes from a shared subscription, and so may go to another member instead.
+    pub share: bool,
+}

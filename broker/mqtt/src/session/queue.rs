@@ -1,0 +1,139 @@
+//! The copies that were never sent: first in, first out for QoS 1/2 and for QoS 0, with what they
+//! count against the session's limits. Which copy goes when, and why, is decided elsewhere.
+
+use std::collections::VecDeque;
+
+use super::message::Delivery;
+use crate::packet::QoS;
+
+/// Capacity that an empty queue keeps.
+const IDLE_CAPACITY: usize = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    reliable: VecDeque<Waiting>,
+    qos0: VecDeque<Delivery>,
+    /// The next ordinary QoS 1 or 2 copy gets it.
+    next_sequence: u64,
+    bytes: usize,
+}
+
+/// A QoS 1 or 2 copy that was never sent.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Meaningless for shared deliveries, which get theirs when they are sent.
+    pub(super) sequence: u64,
+    pub(super) delivery: Delivery,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.reliable.len() + self.qos0.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The next QoS 1 or 2 copy to send.
+    pub(super) fn front(&self) -> Option<&Waiting> {
+        self.reliable.front()
+    }
+
+    pub(super) fn has_qos0(&self) -> bool {
+        !self.qos0.is_empty()
+    }
+
+    /// Gives an ordinary copy its sequence number.
+    pub(super) fn number(&mut self, delivery: Delivery) -> Waiting {
+        let sequence = self.next_sequence;
+        if !delivery.share {
+            self.next_sequence += 1;
+        }
+        Waiting { sequence, delivery }
+    }
+
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.delivery.message.held_bytes();
+        self.reliable.push_back(waiting);
+    }
+
+    pub(super) fn push_qos0(&mut self, delivery: Delivery) {
+        self.bytes += delivery.message.held_bytes();
+        self.qos0.push_back(delivery);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.reliable.pop_front()?;
+        self.bytes -= waiting.delivery.message.held_bytes();
+        give_back(&mut self.reliable);
+        Some(waiting)
+    }
+
+    pub(super) fn pop_qos0(&mut self) -> Option<Delivery> {
+        let delivery = self.qos0.pop_front()?;
+        self.bytes -= delivery.message.held_bytes();
+        give_back(&mut self.qos0);
+        Some(delivery)
+    }
+
+    /// Takes out the copy that a new one of this QoS may push out.
+    pub(super) fn pop_oldest(&mut self, qos: QoS) -> Option<Delivery> {
+        match self.pop_qos0() {
+            None if qos > QoS::AtMostOnce => self.pop().map(|waiting| waiting.delivery),
+            oldest => oldest,
+        }
+    }
+
+    /// Removes all QoS 0 copies and says how many there were.
+    pub(super) fn clear_qos0(&mut self) -> usize {
+        let removed = std::mem::take(&mut self.qos0);
+        self.bytes -= held_bytes(&removed);
+        removed.len()
+    }
+
+    /// Removes the copies for which `is_unwanted` says so and returns them: QoS 1/2 in order, then
+    /// QoS 0 in order.
+    pub(super) fn extract(&mut self, is_unwanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut removed = Vec::new();
+        let mut keep = |delivery: &Delivery| {
+            let is_unwanted = is_unwanted(delivery);
+            if is_unwanted {
+                removed.push(delivery.clone());
+            }
+            !is_unwanted
+        };
+        self.reliable.retain(|waiting| keep(&waiting.delivery));
+        self.qos0.retain(keep);
+        self.bytes -= held_bytes(&removed);
+        removed
+    }
+
+    /// Asserts what must hold between calls; `sent_end` is one past the last sequence sent.
+    pub(super) fn check_invariants(&self, sent_end: u64) {
+        let reliable = self.reliable.iter().map(|waiting| &waiting.delivery);
+        assert_eq!(self.bytes, held_bytes(reliable) + held_bytes(&self.qos0));
+        let ordinary = self
+            .reliable
+            .iter()
+            .filter(|waiting| !waiting.delivery.share);
+        let sequences: Vec<u64> = ordinary.map(|waiting| waiting.sequence).collect();
+        assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]));
+        let possible = sent_end..self.next_sequence;
+        assert!(sequences.iter().all(|sequence| possible.contains(sequence)));
+    }
+}
+
+pub(super) fn held_bytes<'a>(copies: impl IntoIterator<Item = &'a Delivery>) -> usize {
+    copies
+        .into_iter()
+        .map(|copy| copy.message.held_bytes())
+        .sum()
+}
+
+/// Gives an empty queue's memory back, but for what a trickle needs again and again.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > IDLE_CAPACITY {
+        *queue = VecDeque::new();
+    }
+}
