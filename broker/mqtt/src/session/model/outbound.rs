@@ -64,7 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         16 => (0usize..8, prop::bool::weighted(0.1))
             .prop_map(|(which, refuse)| Op::Answer { which, refuse }),
-        2 => peer().prop_map(Op::Connect),
+        4 => peer().prop_map(Op::Connect),
         1 => Just(Op::Disconnect),
         1 => Just(Op::Congested),
         2 => Just(Op::Writable),
@@ -82,7 +82,7 @@ fn config() -> impl Strategy<Value = OutboundConfig> {
         overflow,
         any::<bool>(),
         1u16..10,
-        100usize..2_000,
+        20usize..400,
     )
         .prop_map(
             |(messages, bytes, overflow, queue_qos0_offline, inflight_max, dst_bytes_max)| {
