@@ -19,3 +19,9 @@ pub mod raft;
 pub mod runtime;
 pub mod snapshot;
 pub mod store;
+
+/// The messages between nodes that the broker fills in or reads.
+pub mod wire {
+    pub use flotte_proto::retain_reply::Result as RetainResult;
+    pub use flotte_proto::{Close, Forward, Open, Retain, SharePick, Will, WillKey};
+}

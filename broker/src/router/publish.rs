@@ -13,7 +13,7 @@ use flotte_mqtt::property::{Context, Properties};
 use flotte_mqtt::session::{Delivery, Message};
 use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
 use flotte_mqtt::{ClientId, QoS, Version};
-use flotte_proto::{Forward, SharePick, WillKey};
+use flotte_cluster::wire::{Forward, SharePick, WillKey};
 use parking_lot::Mutex;
 
 use super::Router;

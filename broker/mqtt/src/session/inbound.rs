@@ -82,7 +82,8 @@ pub struct Inbound {
 struct Ack {
     id: PacketId,
     qos: QoS,
-    /// Whether it counts in `outstanding`: all but QoS 2 repeated within a connection.
+    /// Whether it is still to be taken off `outstanding`: not for QoS 2 repeated within a connection,
+    /// nor once the begun id counts instead.
     counted: Counted,
     /// Known once routing is complete.
     reason: Option<ReasonCode>,
@@ -195,29 +196,19 @@ impl Inbound {
     /// The PUBLISH of this ticket was placed, or refused with an error. Acknowledgements that may
     /// go out now come from [`poll_ack`](Self::poll_ack).
     pub fn complete(&mut self, ticket: Ticket, reason: ReasonCode) {
+        let is_freed = self.settle(ticket, reason);
         let place = ticket.sequence.checked_sub(self.first);
-        if let Some(ack) = place.and_then(|place| self.acks.get_mut(place as usize)) {
-            debug_assert!(
-                ack.id == ticket.id && ack.reason.is_none(),
-                "completed once"
-            );
-            ack.reason = Some(reason);
-        }
-        if ticket.qos != QoS::ExactlyOnce {
-            return;
-        }
-        // A repeated PUBLISH within a connection has a ticket of its own, which settles nothing.
-        let Some(begun) = self.begun.get_mut(&ticket.id) else {
+        let Some(ack) = place.and_then(|place| self.acks.get_mut(place as usize)) else {
             return;
         };
-        if begun.sequence != ticket.sequence {
-            return;
-        }
-        if reason.is_error() {
-            // [MQTT-4.3.3-9]
-            self.begun.remove(&ticket.id);
-        } else {
-            begun.is_settled = true;
+        debug_assert!(
+            ack.id == ticket.id && ack.reason.is_none(),
+            "completed once"
+        );
+        ack.reason = Some(reason);
+        if ticket.qos == QoS::ExactlyOnce && !is_freed {
+            // From here on the begun id counts, if any.
+            ack.counted = Counted::No;
         }
     }
 
@@ -230,7 +221,7 @@ impl Inbound {
             QoS::ExactlyOnce => AckKind::PubRec,
             QoS::AtMostOnce | QoS::AtLeastOnce => AckKind::PubAck,
         };
-        if ack.counted == Counted::Yes && (kind == AckKind::PubAck || reason.is_error()) {
+        if ack.counted == Counted::Yes {
             self.outstanding -= 1;
         }
         if self.acks.is_empty() && self.acks.capacity() > IDLE_CAPACITY {
@@ -305,6 +296,25 @@ impl Inbound {
         if self.version == Version::V5 {
             assert!(self.outstanding() <= usize::from(self.config.receive_maximum));
         }
+    }
+
+    /// Records how the routing of a QoS 2 PUBLISH ended, and says whether that freed its id.
+    fn settle(&mut self, ticket: Ticket, reason: ReasonCode) -> bool {
+        if ticket.qos != QoS::ExactlyOnce {
+            return false;
+        }
+        // A repeated PUBLISH within a connection has a ticket of its own, which settles nothing.
+        let begun = self.begun.get_mut(&ticket.id);
+        let Some(begun) = begun.filter(|begun| begun.sequence == ticket.sequence) else {
+            return false;
+        };
+        if reason.is_error() {
+            // [MQTT-4.3.3-9]
+            self.begun.remove(&ticket.id);
+            return true;
+        }
+        begun.is_settled = true;
+        false
     }
 
     fn check_receive_maximum(&self, begin: Begin) -> Result<(), SessionError> {

@@ -41,6 +41,9 @@ mod flight;
 mod inbound;
 mod link;
 mod message;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod model;
 mod outbound;
 mod outcome;
 mod queue;

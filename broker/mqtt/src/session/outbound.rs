@@ -259,7 +259,8 @@ impl Outbound {
     /// when its session ends. [MQTT-4.8.2-4], [MQTT-4.8.2-5]
     ///
     /// They count as accepted again where they go, so what this returns is to be taken off
-    /// `accepted`. Call it before [`disconnect`](Self::disconnect), which drops QoS 0.
+    /// `accepted`. To be called when the connection is over and before
+    /// [`disconnect`](Self::disconnect), which drops QoS 0: the window takes them as done.
     pub fn take_undelivered_shared(&mut self) -> Vec<Delivery> {
         let mut taken = self.flight.take_shared_qos1();
         taken.append(&mut self.queue.extract(|copy| copy.share));

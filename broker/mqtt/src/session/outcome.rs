@@ -15,7 +15,7 @@ pub enum Outcome {
     Dropped(DropReason),
 }
 
-/// The result of [`Outbound::enqueue`].
+/// The result of [`enqueue`](super::Outbound::enqueue).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Enqueued {
     pub outcome: Outcome,

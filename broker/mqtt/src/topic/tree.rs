@@ -216,7 +216,7 @@ impl<V> TopicTree<V> {
         );
     }
 
-    /// Visits what ends at a place and goes one level down. Returns where the literal level leads
+    /// Visits what ends at a place and goes one level down. Returns the place below the literal level
     /// and leaves the `+` branch for later.
     fn step(
         &self,

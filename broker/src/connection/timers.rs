@@ -1,0 +1,196 @@
+//! Deadlines of the connections of one worker: a wheel, no timer per connection. A connection moves its deadline by
+//! writing a number; the wheel finds out when it gets there.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::MissedTickBehavior;
+
+use crate::session::{Signal, Wake};
+
+/// How late a deadline may be noticed.
+pub const TICK_MS: u64 = 100;
+const SLOTS: usize = 256;
+
+/// All deadlines of a worker.
+#[derive(Debug)]
+pub struct Wheel {
+    inner: RefCell<Inner>,
+    /// Milliseconds of this worker's monotonic clock, as of the last tick or [`Wheel::now_ms`].
+    began: tokio::time::Instant,
+}
+
+#[derive(Debug)]
+struct Inner {
+    entries: Slab<Entry>,
+    /// Keys by the tick at which they are looked at.
+    slots: Vec<Vec<usize>>,
+    /// The next tick.
+    tick: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    deadline_ms: Rc<Cell<u64>>,
+    signal: Arc<Signal>,
+}
+
+/// A connection's place in the wheel; it leaves with it.
+#[derive(Debug)]
+pub struct Deadline {
+    wheel: Rc<Wheel>,
+    key: usize,
+    at_ms: Rc<Cell<u64>>,
+}
+
+impl Wheel {
+    /// An empty wheel.
+    pub fn new() -> Rc<Wheel> {
+        let inner = Inner { entries: Slab::new(), slots: vec![Vec::new(); SLOTS], tick: 0 };
+        Rc::new(Wheel { inner: RefCell::new(inner), began: tokio::time::Instant::now() })
+    }
+
+    /// Milliseconds since the worker began.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes a connection in; `signal` is raised with [`Wake::TIMER`] when its deadline passed.
+    pub fn insert(self: &Rc<Self>, signal: Arc<Signal>, at_ms: u64) -> Deadline {
+        let at = Rc::new(Cell::new(at_ms));
+        let mut inner = self.inner.borrow_mut();
+        let key = inner.entries.insert(Entry { deadline_ms: Rc::clone(&at), signal });
+        inner.place(key, at_ms);
+        drop(inner);
+        Deadline { wheel: Rc::clone(self), key, at_ms: at }
+    }
+
+    /// Turns forever.
+    pub async fn run(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(Duration::from_millis(TICK_MS));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.turn(self.now_ms());
+        }
+    }
+
+    fn turn(&self, now_ms: u64) {
+        let mut inner = self.inner.borrow_mut();
+        // After a long stall every slot is looked at once; more would find nothing new.
+        let last = now_ms / TICK_MS;
+        inner.tick = inner.tick.max(last.saturating_sub(SLOTS as u64 - 1));
+        while inner.tick <= last {
+            let slot = slot_of(inner.tick);
+            inner.tick += 1;
+            for key in std::mem::take(&mut inner.slots[slot]) {
+                inner.visit(key, now_ms);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn visit(&mut self, key: usize, now_ms: u64) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let deadline = entry.deadline_ms.get();
+        if deadline > now_ms {
+            return self.place(key, deadline);
+        }
+        entry.signal.raise(Wake::TIMER);
+        // It will have moved its deadline, or be gone, by then.
+        self.place(key, now_ms + TICK_MS);
+    }
+
+    fn place(&mut self, key: usize, at_ms: u64) {
+        let tick = at_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
+        self.slots[slot_of(tick)].push(key);
+    }
+}
+
+fn slot_of(tick: u64) -> usize {
+    usize::try_from(tick % SLOTS as u64).unwrap_or(0)
+}
+
+impl Deadline {
+    /// Moves it. A deadline that comes nearer is noticed when the old one would have been, at the latest after a turn of
+    /// the wheel: use [`Deadline::pull`] for that.
+    pub fn set(&self, at_ms: u64) {
+        self.at_ms.set(at_ms);
+    }
+
+    /// Moves it, possibly nearer.
+    pub fn pull(&self, at_ms: u64) {
+        if at_ms < self.at_ms.get() {
+            self.at_ms.set(at_ms);
+            self.wheel.inner.borrow_mut().place(self.key, at_ms);
+        } else {
+            self.at_ms.set(at_ms);
+        }
+    }
+
+    /// Milliseconds since the worker began.
+    pub fn now_ms(&self) -> u64 {
+        self.wheel.now_ms()
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        let mut inner = self.wheel.inner.borrow_mut();
+        inner.entries.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fired(signal: &Signal) -> bool {
+        tokio::time::timeout(Duration::ZERO, signal.wait()).await.is_ok_and(|wake| wake.has(Wake::TIMER))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_fires_when_it_passed_and_not_before() {
+        let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
+        let deadline = wheel.insert(Arc::clone(&signal), 1_000);
+        wheel.turn(900);
+        assert!(!fired(&signal).await);
+        deadline.set(5_000);
+        wheel.turn(1_100);
+        assert!(!fired(&signal).await, "it was moved");
+        wheel.turn(5_000);
+        assert!(fired(&signal).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_beyond_the_wheel_and_one_pulled_nearer_fire() {
+        let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
+        let deadline = wheel.insert(Arc::clone(&signal), 100_000);
+        for now in (0..100_000).step_by(100) {
+            wheel.turn(now);
+        }
+        assert!(!fired(&signal).await);
+        wheel.turn(100_000);
+        assert!(fired(&signal).await);
+        deadline.set(300_000);
+        wheel.turn(100_200);
+        deadline.pull(101_000);
+        wheel.turn(101_000);
+        assert!(fired(&signal).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_left_is_not_woken_nor_its_successor_early() {
+        let (wheel, first, second) = (Wheel::new(), Arc::new(Signal::default()), Arc::new(Signal::default()));
+        drop(wheel.insert(Arc::clone(&first), 1_000));
+        let _kept = wheel.insert(Arc::clone(&second), 9_000);
+        wheel.turn(2_000);
+        assert!(!fired(&first).await && !fired(&second).await);
+        wheel.turn(9_000);
+        assert!(fired(&second).await);
+    }
+}
