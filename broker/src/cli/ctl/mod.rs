@@ -1,0 +1,161 @@
+//! `flotte ctl`: asks the admin port of a running node and shows the answer, for people or as JSON.
+
+mod http;
+pub mod model;
+mod show;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+pub use http::CtlError;
+use http::{Api, path_segment};
+use model::{Client, Node, Page, Status};
+
+use super::Exit;
+use super::output::{print, tell};
+
+/// How many clients are asked for at once.
+const PAGE: &str = "500";
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The admin port of a node.
+    #[arg(
+        long,
+        global = true,
+        default_value = "http://127.0.0.1:8080",
+        env = "FLOTTE_URL"
+    )]
+    url: String,
+    /// A file with the token to show.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The node, its cluster and its groups.
+    Status,
+    /// The members of the cluster.
+    Nodes,
+    /// Clients and their sessions.
+    Clients {
+        #[command(subcommand)]
+        command: Option<ClientsCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClientsCommand {
+    /// All clients (the default).
+    List,
+    /// One client.
+    Show {
+        /// The client identifier.
+        id: String,
+    },
+    /// End the connection of a client.
+    Kick {
+        /// The client identifier.
+        id: String,
+    },
+}
+
+impl Arguments {
+    /// Asks, and shows the answer.
+    pub fn run(self) -> Result<Exit, CtlError> {
+        let api = Api::new(&self.url, self.token_file.as_deref())?;
+        let text = match self.command {
+            Command::Status => {
+                self.answer(&api, "/status", |status: Status| show::status(&status))?
+            }
+            Command::Nodes => {
+                self.answer(&api, "/nodes", |page: Page<Node>| show::nodes(&page.items))?
+            }
+            Command::Clients {
+                command: None | Some(ClientsCommand::List),
+            } => return list_clients(&api, self.json),
+            Command::Clients {
+                command: Some(ClientsCommand::Show { ref id }),
+            } => {
+                let path = format!("/clients/{}", path_segment(id));
+                self.answer(&api, &path, |client: Client| show::client(&client))?
+            }
+            Command::Clients {
+                command: Some(ClientsCommand::Kick { id }),
+            } => {
+                api.delete(&format!("/clients/{}", path_segment(&id)))?;
+                tell(format_args!("{id} is kicked"));
+                return Ok(Exit::Done);
+            }
+        };
+        write(&text)?;
+        Ok(Exit::Done)
+    }
+
+    /// The answer to a question, as it came or as `show` puts it.
+    fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        api: &Api,
+        path: &str,
+        show: impl FnOnce(T) -> String,
+    ) -> Result<String, CtlError> {
+        if self.json {
+            return Ok(pretty(&api.get::<Value>(path, &[])?));
+        }
+        Ok(show(api.get(path, &[])?))
+    }
+}
+
+/// All pages. JSON comes as one list; people see each page as soon as it is there.
+fn list_clients(api: &Api, json: bool) -> Result<Exit, CtlError> {
+    let mut all: Vec<Value> = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let mut query = vec![("limit", PAGE)];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let next = if json {
+            let page: Page<Value> = api.get("/clients", &query)?;
+            all.extend(page.items);
+            page.next
+        } else {
+            let page: Page<Client> = api.get("/clients", &query)?;
+            write(&show::clients(&page.items))?;
+            page.next
+        };
+        // A node that sends the same cursor again would be asked for ever.
+        if next.is_none() || next == cursor {
+            break;
+        }
+        cursor = next;
+    }
+    if json {
+        write(&pretty(&serde_json::json!({ "items": all, "next": null })))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn write(text: &str) -> Result<(), CtlError> {
+    match print(text) {
+        // `flotte ctl ... | head` is not a failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CtlError::Output(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! What the admin API answers, as `ctl` reads it and the node writes it. Unknown fields are skipped, so that an older `ctl` can
+//! ask a newer node.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/v1/status`: the cluster as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub cluster_id: String,
+    /// The node that answers.
+    pub node: ThisNode,
+    /// "up", "joining", "no_quorum", ...
+    pub state: String,
+    /// How long the node may still serve without a renewal; `None` without a lease.
+    pub lease_ms_left: Option<u64>,
+    pub nodes: Vec<Node>,
+    /// The consensus groups of which this node has a replica.
+    pub groups: Vec<Group>,
+    /// Connected to this node.
+    pub clients: u64,
+    /// What a person should look at.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// The node that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThisNode {
+    pub name: String,
+    pub id: String,
+    pub incarnation: u64,
+    pub version: String,
+    pub uptime_s: u64,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub id: String,
+    /// "up" or "down".
+    pub state: String,
+    pub incarnation: u64,
+    /// Where the other nodes reach it.
+    pub address: String,
+    /// Whether it leads the meta group.
+    pub leader: bool,
+    /// Whether it votes in the meta group.
+    pub voter: bool,
+}
+
+/// A consensus group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub id: u64,
+    /// "leader", "follower", "learner" or "candidate".
+    pub role: String,
+    pub term: u64,
+    /// The name of the leading node, if one is known.
+    pub leader: Option<String>,
+    pub applied: u64,
+    pub committed: u64,
+}
+
+/// A client and its session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    pub client_id: String,
+    pub username: Option<String>,
+    /// Where it is connected, or its session is kept.
+    pub node: String,
+    /// "3.1", "3.1.1" or "5.0".
+    pub version: Option<String>,
+    /// Where it comes from.
+    pub address: Option<String>,
+    /// RFC 3339, UTC.
+    pub connected_at: Option<String>,
+    pub keep_alive_s: Option<u16>,
+    pub clean_start: Option<bool>,
+    /// "live" or "durable".
+    pub session: String,
+    pub connected: bool,
+    pub subscriptions: u64,
+    pub queued: u64,
+    pub inflight: u64,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Asks for the next page; `None` on the last.
+    #[serde(default = "Option::default")]
+    pub next: Option<String>,
+}
+
+/// A problem document (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    #[serde(rename = "type", default = "about_blank")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+fn about_blank() -> String {
+    "about:blank".to_owned()
+}

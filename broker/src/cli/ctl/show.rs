@@ -1,0 +1,159 @@
+//! Answers of the admin API as text for people.
+
+use super::model::{Client, Node, Status};
+use super::table::Table;
+
+/// The cluster at one glance.
+pub fn status(status: &Status) -> String {
+    let node = &status.node;
+    let lease = status
+        .lease_ms_left
+        .map_or_else(|| "none".to_owned(), |left| format!("{left} ms left"));
+    let mut facts = Table::new(&["cluster", &status.cluster_id]);
+    let mut fact = |name: &str, value: String| facts.push(vec![name.to_owned(), value]);
+    fact(
+        "node",
+        format!(
+            "{} (id {}, incarnation {})",
+            node.name, node.id, node.incarnation
+        ),
+    );
+    fact("version", node.version.clone());
+    fact("uptime", duration(node.uptime_s));
+    fact("state", status.state.clone());
+    fact("lease", lease);
+    fact("clients", status.clients.to_string());
+    let mut text = format!("{}\n{}", facts.text(), nodes(&status.nodes));
+    let mut groups = Table::new(&["GROUP", "ROLE", "TERM", "LEADER", "APPLIED", "COMMITTED"]);
+    for group in &status.groups {
+        groups.push(vec![
+            if group.id == 0 {
+                "meta".to_owned()
+            } else {
+                group.id.to_string()
+            },
+            group.role.clone(),
+            group.term.to_string(),
+            or_dash(group.leader.as_deref()),
+            group.applied.to_string(),
+            group.committed.to_string(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&groups.text());
+    for problem in &status.problems {
+        text.push_str(&format!("\nproblem: {problem}"));
+    }
+    if !status.problems.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// The members of the cluster.
+pub fn nodes(nodes: &[Node]) -> String {
+    let mut table = Table::new(&["NODE", "STATE", "META", "ADDRESS", "INCARNATION", "ID"]);
+    for node in nodes {
+        let role = match (node.leader, node.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        };
+        table.push(vec![
+            node.name.clone(),
+            node.state.clone(),
+            role.to_owned(),
+            node.address.clone(),
+            node.incarnation.to_string(),
+            node.id.clone(),
+        ]);
+    }
+    table.text()
+}
+
+/// Clients, one a line.
+pub fn clients(clients: &[Client]) -> String {
+    let mut table = Table::new(&[
+        "CLIENT",
+        "NODE",
+        "CONNECTED",
+        "SESSION",
+        "VERSION",
+        "USER",
+        "ADDRESS",
+        "SUBS",
+        "QUEUED",
+        "INFLIGHT",
+    ]);
+    for client in clients {
+        table.push(vec![
+            client.client_id.clone(),
+            client.node.clone(),
+            yes_or_no(client.connected),
+            client.session.clone(),
+            or_dash(client.version.as_deref()),
+            or_dash(client.username.as_deref()),
+            or_dash(client.address.as_deref()),
+            client.subscriptions.to_string(),
+            client.queued.to_string(),
+            client.inflight.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+/// All that is known of one client.
+pub fn client(client: &Client) -> String {
+    let mut table = Table::new(&["client", &client.client_id]);
+    let mut fact = |name: &str, value: String| table.push(vec![name.to_owned(), value]);
+    fact("node", client.node.clone());
+    fact("connected", yes_or_no(client.connected));
+    fact("since", or_dash(client.connected_at.as_deref()));
+    fact("address", or_dash(client.address.as_deref()));
+    fact("user", or_dash(client.username.as_deref()));
+    fact("version", or_dash(client.version.as_deref()));
+    fact(
+        "keep alive",
+        client
+            .keep_alive_s
+            .map_or_else(|| or_dash(None), |seconds| format!("{seconds} s")),
+    );
+    fact(
+        "clean start",
+        client.clean_start.map_or_else(|| or_dash(None), yes_or_no),
+    );
+    fact("session", client.session.clone());
+    fact("subscriptions", client.subscriptions.to_string());
+    fact("queued", client.queued.to_string());
+    fact("inflight", client.inflight.to_string());
+    table.text()
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        let shown: Vec<String> = [5, 65, 3_660, 90_000].into_iter().map(duration).collect();
+        assert_eq!(shown, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+}

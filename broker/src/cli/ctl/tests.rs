@@ -1,0 +1,184 @@
+//! `ctl` against a node played by the test.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::Failure as _;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+/// Answers one request after the other, each with the next of `answers`; gives the heads of the requests.
+fn node(answers: Vec<(&'static str, String)>) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let served = std::thread::spawn(move || {
+        let serve = |(status, body): (&str, String)| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap())
+                .lines()
+                .map(Result::unwrap);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let len = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
+            head.join("\n")
+        };
+        answers.into_iter().map(serve).collect()
+    });
+    (url, served)
+}
+
+fn run(url: &str, line: &str) -> Result<Exit, CtlError> {
+    let words = ["ctl", "--url", url].into_iter().chain(line.split(' '));
+    Line::try_parse_from(words).unwrap().arguments.run()
+}
+
+fn client(id: &str) -> Client {
+    Client {
+        client_id: id.to_owned(),
+        username: None,
+        node: "n1".to_owned(),
+        version: Some("5.0".to_owned()),
+        address: Some("127.0.0.1:5".to_owned()),
+        connected_at: Some("2026-11-21T10:00:00Z".to_owned()),
+        keep_alive_s: Some(60),
+        clean_start: Some(true),
+        session: "live".to_owned(),
+        connected: true,
+        subscriptions: 1,
+        queued: 0,
+        inflight: 0,
+    }
+}
+
+fn page(clients: &[Client], next: Option<&str>) -> String {
+    serde_json::to_string(&Page {
+        items: clients.to_vec(),
+        next: next.map(str::to_owned),
+    })
+    .unwrap()
+}
+
+#[test]
+fn the_status_of_a_newer_node_is_shown() {
+    let text = r#"{"cluster_id":"c","node":{"name":"n1","id":"7","incarnation":2,"version":"0.1.0","uptime_s":61,"new":1},
+        "state":"up","lease_ms_left":1200,"nodes":[{"name":"n1","id":"7","state":"up","incarnation":2,"address":"n1:7883","leader":true,"voter":true}],
+        "groups":[{"id":0,"role":"leader","term":3,"leader":"n1","applied":9,"committed":9}],"clients":4,"problems":["slow disk"]}"#;
+    let shown = show::status(&serde_json::from_str(text).unwrap());
+    let expected = "cluster  c\n\
+                    node     n1 (id 7, incarnation 2)\n\
+                    version  0.1.0\n\
+                    uptime   1 min 1 s\n\
+                    state    up\n\
+                    lease    1200 ms left\n\
+                    clients  4\n\
+                    \n\
+                    NODE  STATE  META    ADDRESS  INCARNATION  ID\n\
+                    n1    up     leader  n1:7883  2            7\n\
+                    \n\
+                    GROUP  ROLE    TERM  LEADER  APPLIED  COMMITTED\n\
+                    meta   leader  3     n1      9        9\n\
+                    \n\
+                    problem: slow disk\n";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn every_page_of_clients_is_asked_for() {
+    for line in ["clients", "clients list", "--json clients"] {
+        let (url, served) = node(vec![
+            ("200 OK", page(&[client("a")], Some("a b"))),
+            ("200 OK", page(&[client("b")], None)),
+        ]);
+        assert_eq!(run(&url, line).unwrap(), Exit::Done);
+        let requests = served.join().unwrap();
+        assert!(
+            requests[0].starts_with("GET /api/v1/clients?limit=500 HTTP"),
+            "{}",
+            requests[0]
+        );
+        assert!(
+            requests[1].starts_with("GET /api/v1/clients?limit=500&cursor=a%20b HTTP"),
+            "{}",
+            requests[1]
+        );
+    }
+}
+
+#[test]
+fn a_client_is_named_by_any_identifier() {
+    let (url, served) = node(vec![("204 No Content", String::new())]);
+    assert_eq!(run(&url, "clients kick a/b%?é").unwrap(), Exit::Done);
+    assert!(served.join().unwrap()[0].starts_with("DELETE /api/v1/clients/a%2Fb%25%3F%C3%A9 HTTP"));
+    assert_eq!(path_segment(".."), "%2E%2E");
+}
+
+#[test]
+fn the_token_is_shown_to_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "secret\n").unwrap();
+    let (url, served) = node(vec![("200 OK", r#"{"items":[]}"#.to_owned())]);
+    run(&url, &format!("nodes --token-file {}", path.display())).unwrap();
+    assert!(
+        served.join().unwrap()[0]
+            .to_ascii_lowercase()
+            .contains("authorization: bearer secret")
+    );
+    std::fs::write(&path, "two\nlines\n").unwrap();
+    let error = run(&url, &format!("nodes --token-file {}", path.display())).unwrap_err();
+    assert_eq!(error.exit(), Exit::Usage);
+}
+
+#[test]
+fn a_problem_document_is_told_and_ends_with_1() {
+    let problem = r#"{"type":"about:blank","title":"No such client","status":404,"detail":"nobody is called x"}"#;
+    let (url, _served) = node(vec![
+        ("404 Not Found", problem.to_owned()),
+        ("503 Service Unavailable", "busy".to_owned()),
+    ]);
+    let error = run(&url, "clients show x").unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.exit()),
+        ("No such client: nobody is called x", Exit::Refused)
+    );
+    assert!(
+        run(&url, "status")
+            .unwrap_err()
+            .to_string()
+            .ends_with("answers 503 Service Unavailable")
+    );
+}
+
+#[test]
+fn nobody_there_and_somebody_else_are_unreachable() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    assert_eq!(
+        run(&format!("http://{free}"), "status").unwrap_err().exit(),
+        Exit::Unreachable
+    );
+    let (url, _served) = node(vec![("200 OK", "<html>".to_owned())]);
+    assert_eq!(run(&url, "status").unwrap_err().exit(), Exit::Unreachable);
+}
+
+#[test]
+fn a_bad_url_ends_with_2() {
+    for url in ["127.0.0.1:8080", "https://127.0.0.1:8080", "http://"] {
+        assert_eq!(run(url, "status").unwrap_err().exit(), Exit::Usage, "{url}");
+    }
+}
