@@ -66,7 +66,8 @@ impl Arguments {
             // The parent was gone before this node could follow it.
             return Exit::Done;
         }
-        let loaded = match Config::load(&self.sources()) {
+        let sources = self.sources();
+        let loaded = match Config::load(&sources) {
             Ok(loaded) => loaded,
             Err(errors) => return refused(&errors),
         };
@@ -80,7 +81,7 @@ impl Arguments {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        run_node(loaded, log)
+        run_node(loaded, sources, log)
     }
 
     /// Flags over the environment of this process over the file.
@@ -139,8 +140,8 @@ impl Arguments {
     }
 }
 
-/// The one place where the command line hands over to the node.
-fn run_node(loaded: Loaded, _log: log::Handle) -> Exit {
+/// The one place where the command line hands over to the node. A reload reads `sources` again.
+fn run_node(loaded: Loaded, _sources: Sources, _log: log::Handle) -> Exit {
     let name = loaded.config.node.effective_name();
     tracing::error!(
         node = name.as_str(),

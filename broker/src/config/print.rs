@@ -22,6 +22,7 @@ pub fn default_file() -> String {
         push_comment(&mut out, section.about);
         push_line(&mut out, &format!("{open}{}{close}", section.name));
         for key in &section.keys {
+            out.push('\n');
             push_comment(&mut out, key.about);
             push_line(&mut out, &format!("# {}", capitalised(&key.allowed)));
             let name = key.name;

@@ -141,11 +141,13 @@ async fn supervise(plan: &Plan) -> Result<Exit, DevError> {
         tokio::select! {
             () = signals.recv() => break,
             Some(ended) = nodes.next_end() => {
-                report(plan, &ended);
                 if nodes.is_empty() {
-                    tell("flotte dev: no node is left");
-                    return Ok(nodes.exit_of_ended());
+                    tell(format_args!("flotte dev: {ended}; no node is left"));
+                    let exit = nodes.exit_of_ended();
+                    nodes.finish_logs().await;
+                    return Ok(exit);
                 }
+                report(plan, &ended);
             }
             () = &mut readiness, if !is_ready => {
                 is_ready = true;
