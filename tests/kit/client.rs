@@ -31,6 +31,8 @@ pub struct Client {
     pub patience: Duration,
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Messages that came before the SUBACK of [`Client::subscribe`]; they are received next.
+    early: VecDeque<Received>,
     next_packet_id: u16,
     transcript: VecDeque<String>,
 }
@@ -53,6 +55,7 @@ impl Client {
             patience: patience(),
             stream,
             buffer: Vec::new(),
+            early: VecDeque::new(),
             next_packet_id: 1,
             transcript: VecDeque::new(),
         })
@@ -138,6 +141,9 @@ impl Client {
 
     /// The next packet, or `None` when the connection ended; an error when neither comes in time.
     pub async fn next_or_end(&mut self) -> Result<Option<Received>, String> {
+        if let Some(packet) = self.early.pop_front() {
+            return Ok(Some(packet));
+        }
         let deadline = Instant::now() + self.patience;
         loop {
             if let Some(packet) = split_packet(&mut self.buffer, self.version) {
@@ -247,11 +253,24 @@ impl Client {
         }
     }
 
-    /// Subscribes to one filter and demands the QoS asked for; `options` is the options byte.
+    /// Subscribes to one filter and demands the QoS asked for; `options` is the options byte. The
+    /// standard lets messages come before SUBACK: they are kept and received next.
     pub async fn subscribe(&mut self, filter: impl AsRef<[u8]>, options: u8) {
         let id = self.fresh_id();
         self.send(subscribe(id).to(filter, options)).await;
-        let answer = self.recv_kind(9).await;
+        let mut early = VecDeque::new();
+        let mut answer = self.next().await;
+        while answer.is_publish() {
+            early.push_back(answer);
+            answer = self.next().await;
+        }
+        self.early = early;
+        assert_eq!(
+            answer.kind(),
+            9,
+            "{}: wanted SUBACK, got {answer:?}",
+            self.name
+        );
         assert_eq!(
             (answer.packet_id(), answer.codes()),
             (id, vec![options & 3]),

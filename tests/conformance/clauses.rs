@@ -1,0 +1,1 @@
+//! CLAUSES.md is complete and names tests that exist.
