@@ -11,7 +11,7 @@ clauses! { Version::V31;
     level_of_another_version_is_refused => other_level_is_refused,
     answer_follows_the_qos => publishing::answer_follows_the_qos,
     repeated_qos2_publish_is_delivered_once => publishing::repeated_qos2_publish_is_delivered_once,
-    session_is_resumed => sessions::session_is_resumed,
+    offline_messages_wait => sessions::messages_wait_for_an_offline_session,
     retained_message_is_kept => retaining::retained_message_is_kept_with_its_qos,
     will_is_published => wills::will_is_published_when_the_connection_is_lost,
     takeover => connecting::older_connection_of_an_id_is_closed,

@@ -122,5 +122,7 @@ clauses! { Version::V311;
     mqtt_4_7_3_3_longest_topic => matching::topic_of_65535_bytes_is_carried,
     mqtt_4_7_3_4_no_normalisation => matching::nothing_is_normalised,
     mqtt_4_8_0_1_violation_closes => publishing::packets_out_of_place_end_the_connection,
+    behaviour_will_flag_without_will => connecting::will_flag_without_will_is_refused,
+    behaviour_repeated_subscription_replays => retaining::repeated_subscription_replays,
     mqtt_7_1_1_1_byte_stream => publishing::stream_boundaries_mean_nothing,
 }

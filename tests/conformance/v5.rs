@@ -210,6 +210,7 @@ clauses! { Version::V5;
     mqtt_4_12_0_7_auth_without_method => closing::auth_without_a_method_ends_the_connection,
     mqtt_4_13_1_1_errors_close => closing::errors_with_a_code_end_the_connection,
     mqtt_4_13_2_1_failing_disconnect_closes => closing::failing_disconnect_of_a_client_closes,
+    behaviour_will_flag_without_will => connecting::will_flag_without_will_is_refused,
     behaviour_wrong_properties => properties::wrong_properties_end_the_connection,
     behaviour_property_length => properties::property_length_beyond_the_packet_ends_the_connection,
     behaviour_puback_codes => closing::puback_codes_stand_in_the_table,

@@ -31,7 +31,7 @@ pub struct Client {
     pub patience: Duration,
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// Messages that came before the SUBACK of [`Client::subscribe`]; they are received next.
+    /// Messages that came while something else was awaited; they are received next.
     early: VecDeque<Received>,
     next_packet_id: u16,
     transcript: VecDeque<String>,
@@ -258,13 +258,7 @@ impl Client {
     pub async fn subscribe(&mut self, filter: impl AsRef<[u8]>, options: u8) {
         let id = self.fresh_id();
         self.send(subscribe(id).to(filter, options)).await;
-        let mut early = VecDeque::new();
-        let mut answer = self.next().await;
-        while answer.is_publish() {
-            early.push_back(answer);
-            answer = self.next().await;
-        }
-        self.early = early;
+        let answer = self.next_but_messages().await;
         assert_eq!(
             answer.kind(),
             9,
@@ -303,16 +297,36 @@ impl Client {
         assert!(answer.reason() < 0x80, "{}: refused: {answer:?}", self.name);
     }
 
-    /// Completes the handshake of a PUBLISH that came.
+    /// Completes the handshake of a PUBLISH that came. Messages between PUBREC and PUBREL are kept and
+    /// received next.
     pub async fn acknowledge(&mut self, packet: &Received) {
         let qos = packet.qos();
         if qos == 1 {
             self.send(puback(packet.packet_id())).await;
         } else if qos == 2 {
-            self.send(pubrec(packet.packet_id())).await;
-            self.recv(pubrel(packet.packet_id())).await;
-            self.send(pubcomp(packet.packet_id())).await;
+            let id = packet.packet_id();
+            self.send(pubrec(id)).await;
+            let answer = self.next_but_messages().await;
+            assert_eq!(
+                answer.bytes,
+                pubrel(id).encode(self.version),
+                "{}: {answer:?}",
+                self.name
+            );
+            self.send(pubcomp(id)).await;
         }
+    }
+
+    /// The next packet that is no PUBLISH; those before it are received next.
+    async fn next_but_messages(&mut self) -> Received {
+        let mut early = VecDeque::new();
+        let mut packet = self.next().await;
+        while packet.is_publish() {
+            early.push_back(packet);
+            packet = self.next().await;
+        }
+        self.early = early;
+        packet
     }
 
     /// Receives a PUBLISH, completes its handshake, and demands this payload.

@@ -145,7 +145,7 @@ pub async fn password_without_username_is_well_formed(t: Target) {
     assert!(matches!(answer.reason(), 0 | 0x86 | 0x87), "{answer:?}");
 }
 
-/// All fields at once, in order: id, will, user name, password. The will shows that they were read so.
+/// Client id, will topic, will payload: the will that is published shows that they were read so.
 pub async fn payload_fields_are_read_in_order(t: Target) {
     let topic = fresh("order");
     let mut watcher = t.subscriber(&topic, 0).await;

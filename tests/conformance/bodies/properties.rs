@@ -215,7 +215,7 @@ pub async fn alias_0_ends_the_connection(t: Target) {
     client
         .send(publish("a").props(props().u16(prop::TOPIC_ALIAS, 0)))
         .await;
-    client.expect_refused(&[0x94, 0x82]).await;
+    client.expect_refused(&[0x94, 0x82, 0x81]).await;
 }
 
 pub async fn alias_above_the_maximum_ends_the_connection(t: Target) {
