@@ -113,6 +113,12 @@ impl Client {
         sent.unwrap_or_else(|e| panic!("{}: cannot send: {e}", self.name));
     }
 
+    /// As [`Client::send`], where the broker may have hung up already.
+    pub async fn try_send(&mut self, packet: impl Packet) -> io::Result<()> {
+        let bytes = packet.encode(self.version);
+        self.try_send_raw(&bytes).await
+    }
+
     /// As [`Client::send_raw`], where the broker may have hung up already.
     pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note("->", bytes);
