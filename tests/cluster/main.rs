@@ -1,1 +1,13 @@
-//! Real processes: single nodes and clusters of three under kill -9, pauses and cut links.
+//! Real processes: single nodes and clusters of three under kill -9, pauses, cut links and bad input.
+//!
+//! Tests that leave the cluster as they found it share one (`common`); the others start their own.
+
+mod barrier;
+mod bootstrap;
+mod common;
+mod hostile;
+mod messages;
+mod minority;
+mod node;
+mod restarts;
+mod takeover;

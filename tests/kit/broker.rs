@@ -111,6 +111,7 @@ impl Launch {
         let child = self.spawn_process(&log);
         Broker {
             launch: self,
+            learned: BTreeMap::new(),
             child: Some(child),
             log,
             data_dir,
@@ -240,6 +241,8 @@ impl Log {
 /// A node that was started.
 pub struct Broker {
     launch: Launch,
+    /// Listeners beyond those of flags, as the ready line named them.
+    learned: BTreeMap<String, SocketAddr>,
     child: Option<Child>,
     log: Arc<Log>,
     data_dir: PathBuf,
@@ -260,6 +263,16 @@ impl Broker {
 
     pub fn admin(&self) -> SocketAddr {
         self.launch.binds["admin"]
+    }
+
+    /// The real address of a listener that the ready line named.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let found = self
+            .launch
+            .binds
+            .get(name)
+            .or_else(|| self.learned.get(name));
+        *found.unwrap_or_else(|| panic!("no listener {name} in the ready line"))
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -284,7 +297,14 @@ impl Broker {
         loop {
             let found = self.log.find(start, Duration::from_millis(50), parse_ready);
             if let Some(addresses) = found {
-                self.launch.binds.extend(addresses);
+                for (name, address) in addresses {
+                    // The next start takes the same ports; listeners of the file have no flag.
+                    if let Some(bind) = self.launch.binds.get_mut(&name) {
+                        *bind = address;
+                    } else {
+                        self.learned.insert(name, address);
+                    }
+                }
                 return;
             }
             let ended = self

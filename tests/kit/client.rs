@@ -31,6 +31,8 @@ pub struct Client {
     pub patience: Duration,
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Messages that came while something else was awaited; they are received next.
+    early: VecDeque<Received>,
     next_packet_id: u16,
     transcript: VecDeque<String>,
 }
@@ -53,6 +55,7 @@ impl Client {
             patience: patience(),
             stream,
             buffer: Vec::new(),
+            early: VecDeque::new(),
             next_packet_id: 1,
             transcript: VecDeque::new(),
         })
@@ -110,6 +113,12 @@ impl Client {
         sent.unwrap_or_else(|e| panic!("{}: cannot send: {e}", self.name));
     }
 
+    /// As [`Client::send`], where the broker may have hung up already.
+    pub async fn try_send(&mut self, packet: impl Packet) -> io::Result<()> {
+        let bytes = packet.encode(self.version);
+        self.try_send_raw(&bytes).await
+    }
+
     /// As [`Client::send_raw`], where the broker may have hung up already.
     pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note("->", bytes);
@@ -138,6 +147,9 @@ impl Client {
 
     /// The next packet, or `None` when the connection ended; an error when neither comes in time.
     pub async fn next_or_end(&mut self) -> Result<Option<Received>, String> {
+        if let Some(packet) = self.early.pop_front() {
+            return Ok(Some(packet));
+        }
         let deadline = Instant::now() + self.patience;
         loop {
             if let Some(packet) = split_packet(&mut self.buffer, self.version) {
@@ -247,11 +259,18 @@ impl Client {
         }
     }
 
-    /// Subscribes to one filter and demands the QoS asked for; `options` is the options byte.
+    /// Subscribes to one filter and demands the QoS asked for; `options` is the options byte. The
+    /// standard lets messages come before SUBACK: they are kept and received next.
     pub async fn subscribe(&mut self, filter: impl AsRef<[u8]>, options: u8) {
         let id = self.fresh_id();
         self.send(subscribe(id).to(filter, options)).await;
-        let answer = self.recv_kind(9).await;
+        let answer = self.next_but_messages().await;
+        assert_eq!(
+            answer.kind(),
+            9,
+            "{}: wanted SUBACK, got {answer:?}",
+            self.name
+        );
         assert_eq!(
             (answer.packet_id(), answer.codes()),
             (id, vec![options & 3]),
@@ -284,16 +303,36 @@ impl Client {
         assert!(answer.reason() < 0x80, "{}: refused: {answer:?}", self.name);
     }
 
-    /// Completes the handshake of a PUBLISH that came.
+    /// Completes the handshake of a PUBLISH that came. Messages between PUBREC and PUBREL are kept and
+    /// received next.
     pub async fn acknowledge(&mut self, packet: &Received) {
         let qos = packet.qos();
         if qos == 1 {
             self.send(puback(packet.packet_id())).await;
         } else if qos == 2 {
-            self.send(pubrec(packet.packet_id())).await;
-            self.recv(pubrel(packet.packet_id())).await;
-            self.send(pubcomp(packet.packet_id())).await;
+            let id = packet.packet_id();
+            self.send(pubrec(id)).await;
+            let answer = self.next_but_messages().await;
+            assert_eq!(
+                answer.bytes,
+                pubrel(id).encode(self.version),
+                "{}: {answer:?}",
+                self.name
+            );
+            self.send(pubcomp(id)).await;
         }
+    }
+
+    /// The next packet that is no PUBLISH; those before it are received next.
+    async fn next_but_messages(&mut self) -> Received {
+        let mut early = VecDeque::new();
+        let mut packet = self.next().await;
+        while packet.is_publish() {
+            early.push_back(packet);
+            packet = self.next().await;
+        }
+        self.early = early;
+        packet
     }
 
     /// Receives a PUBLISH, completes its handshake, and demands this payload.

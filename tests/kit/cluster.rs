@@ -127,7 +127,8 @@ fn launch(place: usize, cluster_addresses: &[SocketAddr]) -> Launch {
     launch
 }
 
-fn leader_name(status: &Value) -> Option<String> {
+/// The name of the meta group's leader in a status document.
+pub fn leader_name(status: &Value) -> Option<String> {
     let nodes = status["nodes"].as_array()?;
     let leader = nodes.iter().find(|node| node["leader"] == true)?;
     leader["name"].as_str().map(str::to_owned)

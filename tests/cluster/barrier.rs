@@ -1,0 +1,293 @@
+//! Subscribed means routed: a SUBACK waits for every node that is Up, and for no other.
+
+use std::time::{Duration, Instant};
+
+use flotte_tests::cluster::{NODE_DOWN_AFTER, wait_node_ready};
+use flotte_tests::netns::{self, Netns};
+use flotte_tests::run::until_blocking;
+use flotte_tests::{
+    Client, Cluster, Launch, Version, admin, block_on, connect, fresh, publish, skip, subscribe,
+};
+
+/// An election of the meta group, at most.
+const ELECTION_MAX: Duration = Duration::from_millis(600);
+/// What a debug build on a busy machine may take beyond the times of the design.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// Sends a SUBSCRIBE for a filter nobody has, and returns when its SUBACK came.
+async fn suback_time(client: &mut Client, filter: &str) -> Instant {
+    client.patience = Duration::from_secs(20);
+    client.send(subscribe(9).to(filter, 1)).await;
+    let answer = client.recv_kind(9).await;
+    assert_eq!(answer.codes(), [1]);
+    Instant::now()
+}
+
+/// The paused node runs again before it is Down: the SUBACK comes after that, and soon.
+#[test]
+fn suback_waits_for_a_paused_node_that_resumes() {
+    block_on(async {
+        let cluster = Cluster::start();
+        let leader = cluster.leader();
+        let (here, paused) = (leader, (leader + 1) % 3);
+        let mut client = cluster.client(here, Version::V5).await;
+        cluster.nodes[paused].pause();
+        let waiting =
+            tokio::spawn(async move { (suback_time(&mut client, &fresh("b")).await, client) });
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let resumed = Instant::now();
+        cluster.nodes[paused].resume();
+        let (came, mut client) = waiting.await.expect("the SUBACK came");
+        assert!(
+            came >= resumed,
+            "SUBACK {:?} before the node ran again",
+            resumed - came
+        );
+        let late = came - resumed;
+        assert!(
+            late < Duration::from_millis(500) + SLACK,
+            "SUBACK {late:?} after the node ran again"
+        );
+        client.fence().await;
+    });
+}
+
+/// The paused node stays away: the SUBACK comes once it is Down, within an election and 2 T.
+async fn suback_waits_until_down(at_leader: bool) {
+    let cluster = Cluster::start();
+    let leader = cluster.leader();
+    let paused = (leader + 1) % 3;
+    let here = if at_leader { leader } else { (leader + 2) % 3 };
+    let mut client = cluster.client(here, Version::V311).await;
+    cluster.nodes[paused].pause();
+    let start = Instant::now();
+    let took = suback_time(&mut client, &fresh("b")).await - start;
+    // The last renewal may have been answered up to T/8 before the pause.
+    let earliest = NODE_DOWN_AFTER - NODE_DOWN_AFTER / 4;
+    assert!(
+        took >= earliest,
+        "SUBACK after {took:?}, before the paused node was Down"
+    );
+    let latest = ELECTION_MAX + 2 * NODE_DOWN_AFTER + SLACK;
+    assert!(
+        took <= latest,
+        "SUBACK after {took:?}, wanted within {latest:?}"
+    );
+    cluster.nodes[paused].resume();
+}
+
+#[test]
+fn suback_at_the_leader_waits_until_the_paused_node_is_down() {
+    block_on(suback_waits_until_down(true));
+}
+
+#[test]
+fn suback_at_a_follower_waits_until_the_paused_node_is_down() {
+    block_on(suback_waits_until_down(false));
+}
+
+/// A paused leader: an election comes first, then the same.
+#[test]
+fn suback_survives_a_paused_leader() {
+    block_on(async {
+        let cluster = Cluster::start();
+        let paused = cluster.leader();
+        let mut client = cluster.client((paused + 1) % 3, Version::V5).await;
+        cluster.nodes[paused].pause();
+        let start = Instant::now();
+        let took = suback_time(&mut client, &fresh("b")).await - start;
+        assert!(
+            took <= 2 * ELECTION_MAX + 2 * NODE_DOWN_AFTER + SLACK,
+            "SUBACK after {took:?}"
+        );
+        cluster.nodes[paused].resume();
+    });
+}
+
+/// What SUBACK promised: a publish at any node right behind it arrives, a hundred times over.
+#[test]
+fn every_publish_behind_a_suback_arrives() {
+    crate::common::on_shared(|cluster| async move {
+        let mut publishers = Vec::new();
+        for node in 0..3 {
+            publishers.push(cluster.client(node, Version::V5).await);
+        }
+        let mut subscriber = cluster.client(0, Version::V5).await;
+        for round in 1..=100u16 {
+            let topic = fresh("p3");
+            subscriber.subscribe(&topic, 1).await;
+            let publisher = &mut publishers[usize::from(round) % 3];
+            publisher
+                .publish(publish(&topic).qos1(round).payload("x"))
+                .await;
+            subscriber.take("x").await;
+        }
+    });
+}
+
+/// Ports inside the namespaces, where each node has an address of its own.
+const MQTT: u16 = 1883;
+const CLUSTER: u16 = 7883;
+const ADMIN: u16 = 8080;
+
+/// Three nodes in namespaces. Admin ports are on each node's own loopback.
+fn start_in_namespaces(netns: &Netns) -> Cluster {
+    let launch = |number: u8| {
+        let mut launch = Launch::new(&format!("n{number}"))
+            .namespace(&netns.name(number))
+            .bind("mqtt", netns.socket(number, MQTT))
+            .bind("cluster", netns.socket(number, CLUSTER))
+            .bind("admin", ([127, 0, 0, 1], ADMIN).into())
+            .env("FLOTTE_CLUSTER__INSECURE", true)
+            .arg("--allow-anonymous")
+            .arg("--bootstrap-expect")
+            .arg("3");
+        for peer in 1..=3 {
+            launch = launch
+                .arg("--join")
+                .arg(netns.socket(peer, CLUSTER).to_string());
+        }
+        launch.spawn()
+    };
+    let mut cluster = Cluster {
+        nodes: (1..=3).map(launch).collect(),
+    };
+    cluster
+        .nodes
+        .iter_mut()
+        .for_each(flotte_tests::Broker::wait_ready);
+    for number in 1..=3 {
+        let what = format!("/readyz in namespace {number}");
+        until_blocking(Duration::from_secs(30), &what, || {
+            ready_inside(netns, number)
+        });
+    }
+    cluster
+}
+
+fn ready_inside(netns: &Netns, number: u8) -> Option<()> {
+    netns
+        .inside(number, || admin::is_ready(([127, 0, 0, 1], ADMIN).into()))
+        .then_some(())
+}
+
+/// The number of the leader's namespace.
+fn leader_inside(netns: &Netns) -> u8 {
+    until_blocking(Duration::from_secs(30), "a leader", || {
+        let status = netns.inside(1, || {
+            admin::json(([127, 0, 0, 1], ADMIN).into(), "/api/v1/status")
+        })?;
+        let leader = flotte_tests::cluster::leader_name(&status)?;
+        leader.strip_prefix('n')?.parse().ok()
+    })
+}
+
+/// Two followers cannot reach each other, though both reach the leader: SUBACK comes all the same.
+#[test]
+fn suback_comes_with_the_link_between_two_followers_cut() {
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    block_on(async {
+        let netns = Netns::new(3);
+        let cluster = start_in_namespaces(&netns);
+        let leader = leader_inside(&netns);
+        let [one, other] = match leader {
+            1 => [2, 3],
+            2 => [1, 3],
+            _ => [1, 2],
+        };
+        let mut client = cluster.client(usize::from(one - 1), Version::V5).await;
+        client.subscribe(fresh("before"), 1).await;
+        netns.cut(one, other);
+        let start = Instant::now();
+        let took = suback_time(&mut client, &fresh("b")).await - start;
+        let latest = ELECTION_MAX + 2 * NODE_DOWN_AFTER + SLACK;
+        assert!(
+            took <= latest,
+            "SUBACK after {took:?}, wanted within {latest:?}"
+        );
+        netns.heal(one);
+        drop(cluster);
+    });
+}
+
+/// A node cut off from both others is Down for them, and returns once the cut is healed.
+#[test]
+fn isolated_node_returns_after_the_cut_is_healed() {
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    block_on(async {
+        let netns = Netns::new(3);
+        let cluster = start_in_namespaces(&netns);
+        let lonely = leader_inside(&netns);
+        let [one, other] = match lonely {
+            1 => [2, 3],
+            2 => [1, 3],
+            _ => [1, 2],
+        };
+        let topic = fresh("cut");
+        let mut subscriber = cluster.client(usize::from(one - 1), Version::V5).await;
+        subscriber.subscribe(&topic, 1).await;
+        netns.cut(one, lonely);
+        netns.cut(other, lonely);
+        let mut publisher =
+            crate::common::Stubborn::connect(cluster.mqtt(usize::from(other - 1)), Version::V5)
+                .await;
+        for number in 0..5 {
+            publisher.publish(&topic, number).await;
+        }
+        subscriber.patience = Duration::from_secs(20);
+        crate::common::take_all_numbers(&mut subscriber, 4).await;
+        netns.heal(one);
+        netns.heal(other);
+        until_blocking(
+            Duration::from_secs(30),
+            "the lonely node is ready again",
+            || ready_inside(&netns, lonely),
+        );
+        let address = cluster.mqtt(usize::from(lonely - 1));
+        let mut back = crate::common::reconnect(address, Version::V5, connect(fresh("p"))).await;
+        back.publish(publish(&topic).qos1(9).payload("5")).await;
+        crate::common::take_all_numbers(&mut subscriber, 5).await;
+        assert!(wait_is_up(&netns, one, lonely), "n{one} sees n{lonely} up");
+        drop(cluster);
+    });
+}
+
+fn wait_is_up(netns: &Netns, observer: u8, node: u8) -> bool {
+    let name = format!("n{node}");
+    until_blocking(Duration::from_secs(30), "the node is up again", || {
+        let status = netns.inside(observer, || {
+            admin::json(([127, 0, 0, 1], ADMIN).into(), "/api/v1/status")
+        })?;
+        let nodes = status["nodes"].as_array()?.clone();
+        nodes
+            .iter()
+            .find(|entry| entry["name"] == *name && entry["state"] == "up")
+            .map(|_| ())
+    });
+    true
+}
+
+/// Resuming late: a node that was Down does not hold back later SUBACKs.
+#[test]
+fn suback_is_prompt_once_the_paused_node_is_down() {
+    block_on(async {
+        let cluster = Cluster::start();
+        let leader = cluster.leader();
+        let (paused, here) = ((leader + 1) % 3, (leader + 2) % 3);
+        let mut client = cluster.client(here, Version::V5).await;
+        cluster.nodes[paused].pause();
+        cluster.wait_state(here, paused, "down");
+        let start = Instant::now();
+        let took = suback_time(&mut client, &fresh("b")).await - start;
+        assert!(
+            took < Duration::from_secs(1),
+            "SUBACK after {took:?} with the node Down"
+        );
+        cluster.nodes[paused].resume();
+        wait_node_ready(&cluster.nodes[paused]);
+    });
+}

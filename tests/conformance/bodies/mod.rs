@@ -1,0 +1,15 @@
+//! What happens in the tests, by area; `v311` and `v5` say which clause each body is for.
+
+pub mod closing;
+pub mod connecting;
+pub mod header;
+pub mod limits;
+pub mod matching;
+pub mod properties;
+pub mod publishing;
+pub mod retaining;
+pub mod sessions;
+pub mod shared;
+pub mod strings;
+pub mod subscribing;
+pub mod wills;
