@@ -21,6 +21,8 @@ pub use crate::runtime::{StartError, Status, start};
 pub trait Local: Send + Sync + 'static {
     /// Puts a publish from another node into the outbound queues here. Says whether each share pick found a member.
     fn deliver(&self, publish: Forward) -> bool;
+    /// A frame of publishes was delivered: write to the sockets.
+    fn flush(&self);
     /// Ends the connection that this node holds for a client at or below an epoch (0x8E), and its session where asked;
     /// `done` is called when that is so, at once where there is none.
     fn kick(&self, kick: Kick, done: Box<dyn FnOnce() + Send>);
@@ -88,6 +90,16 @@ impl Cluster {
     /// This node and its current start; none while it is not Up.
     pub fn me(&self) -> Option<NodeRef> {
         self.node.life().map(|life| life.me)
+    }
+
+    /// Longest that a barrier or a commit takes where nothing is broken.
+    pub fn barrier_max(&self) -> std::time::Duration {
+        self.node.config().barrier_max()
+    }
+
+    /// Resolves when this node is Up; at once where it is.
+    pub async fn up(&self) {
+        self.node.up().await;
     }
 
     /// This node's id.

@@ -1,1 +1,322 @@
-//! Skeleton.
+//! One client: from the accepted socket to its last byte. Its task lives on one worker; its loop waits for the socket,
+//! for signals of others, and for what it has asked of the cluster. Packets are handled in `packets`, CONNECT in
+//! `handshake`, SUBSCRIBE in `subscribe`; what goes out is written by whoever has it (see `session`).
+
+mod close;
+mod handshake;
+mod packets;
+mod publish;
+mod subscribe;
+mod timers;
+mod worker;
+
+pub use timers::{Deadline, Wheel};
+pub use worker::{Shared, Worker, Workers};
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use flotte_cluster::id::NodeRef;
+use flotte_mqtt::codec::Decoder;
+use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::{ClientId, QoS, Version};
+use futures::future::LocalBoxFuture;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio_util::io::poll_read_buf;
+use tracing::debug;
+
+use crate::router::MatchCache;
+use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
+use publish::Waiting;
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// DISCONNECT 0x00: the will goes with it.
+    Disconnected {
+        /// A new session expiry, if it named one.
+        expiry_s: Option<u32>,
+    },
+    /// DISCONNECT 0x04: the will is to be published.
+    DisconnectedWithWill {
+        /// A new session expiry, if it named one.
+        expiry_s: Option<u32>,
+    },
+    /// The socket closed or failed.
+    Lost,
+    /// The client broke the protocol, or a limit; it is told this.
+    Refused(ReasonCode),
+    /// Another connection has its session.
+    TakenOver,
+    /// This node sends it away; it is told this.
+    SentAway(ReasonCode),
+    /// This start of the node is over: the cluster knows.
+    Reset,
+}
+
+impl End {
+    /// The label of the metric.
+    fn label(&self) -> &'static str {
+        match self {
+            End::Disconnected { .. } => "client",
+            End::DisconnectedWithWill { .. } => "client_with_will",
+            End::Lost => "lost",
+            End::Refused(ReasonCode::KeepAliveTimeout) => "keep_alive",
+            End::Refused(_) => "protocol",
+            End::TakenOver => "taken_over",
+            End::SentAway(_) => "sent_away",
+            End::Reset => "reset",
+        }
+    }
+}
+
+/// What the loop goes on with.
+enum Event {
+    Read(io::Result<usize>),
+    Woken(Wake),
+    Writable(bool),
+    /// The first of the publishes that wait can be routed.
+    Placeable,
+    Subscribed(Result<(), ReasonCode>),
+    Room,
+}
+
+/// A client after its CONNECT was accepted.
+pub struct Connection {
+    worker: Rc<Worker>,
+    socket: OwnedReadHalf,
+    session: Arc<Session>,
+    signal: Arc<Signal>,
+    deadline: Deadline,
+    decoder: Decoder,
+    version: Version,
+    client: ClientId,
+    epoch: u64,
+    max_qos: QoS,
+    /// 0 = none.
+    keep_alive_ms: u64,
+    /// When the last byte came, on the worker's clock.
+    last_read_ms: u64,
+    /// Since when this node has had no lease, on the worker's clock.
+    unleased_since_ms: Option<u64>,
+    /// Read and not decoded: the begin of a packet, or what came while nothing may be taken.
+    partial: BytesMut,
+    /// `partial` is no slice of the worker's read buffer.
+    partial_is_own: bool,
+    matches: MatchCache,
+    /// Publishes that wait behind a retained one; bounded, as nothing is read while they are many.
+    waiting: VecDeque<Waiting>,
+    /// The oldest publish that is not placed: when it came, on the worker's clock.
+    unplaced_since_ms: Option<u64>,
+    /// SUBSCRIBEs and UNSUBSCRIBEs in their order; one is under way at a time.
+    requests: VecDeque<subscribe::Request>,
+    subscribing: Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>,
+    /// A link that was full when this client last published to it.
+    full: Option<NodeRef>,
+    /// The socket took no more when last written to.
+    blocked: bool,
+}
+
+/// Requests and publishes that wait before nothing more is read.
+const WAITING_MAX: usize = 64;
+
+impl Connection {
+    /// Serves until the end, and says why that was. What was read with CONNECT stands in `partial`.
+    async fn serve(&mut self) -> End {
+        if let Err(end) = self.process() {
+            return end;
+        }
+        loop {
+            self.finish_wake_up();
+            let event = self.next_event().await;
+            if let Err(end) = self.handle(event) {
+                self.finish_wake_up();
+                return end;
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let may_read = self.may_read();
+        let Connection { worker, socket, session, signal, waiting, subscribing, full, blocked, .. } = self;
+        tokio::select! {
+            biased;
+            wake = signal.wait() => Event::Woken(wake),
+            read = read_some(socket, worker), if may_read => Event::Read(read),
+            writable = writable(socket, session), if *blocked => Event::Writable(writable),
+            () = publish::placeable(waiting), if !waiting.is_empty() => Event::Placeable,
+            done = subscribe::run(subscribing), if subscribing.is_some() => Event::Subscribed(done),
+            () = room(worker, *full), if full.is_some() => Event::Room,
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.full.is_none()
+            && self.waiting.len() < WAITING_MAX
+            && self.requests.len() < WAITING_MAX
+            && self.unleased_since_ms.is_none()
+            && !self.blocked
+            && !self.session.inbound().lock().is_full()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Read(Ok(0)) => Err(End::Lost),
+            Event::Read(Ok(bytes)) => {
+                crate::metrics::bytes_received(bytes);
+                self.last_read_ms = self.worker.wheel.now_ms();
+                let chunk = self.worker.take_read();
+                if self.partial.is_empty() {
+                    self.partial = chunk;
+                    self.partial_is_own = false;
+                } else {
+                    self.partial.extend_from_slice(&chunk);
+                }
+                self.process()
+            }
+            Event::Read(Err(e)) => {
+                debug!(error = %e, "read failed");
+                Err(End::Lost)
+            }
+            Event::Woken(wake) => self.woken(wake),
+            Event::Writable(false) => Ok(()),
+            Event::Writable(true) => {
+                self.blocked = false;
+                self.process()
+            }
+            Event::Placeable => {
+                self.place_waiting()?;
+                self.process()
+            }
+            Event::Subscribed(done) => {
+                self.subscribing = None;
+                done.map_err(End::Refused)?;
+                self.next_request();
+                self.process()
+            }
+            Event::Room => {
+                self.full = None;
+                self.process()
+            }
+        }
+    }
+
+    fn woken(&mut self, wake: Wake) -> Result<(), End> {
+        if wake.has(Wake::RESET) {
+            return Err(End::Reset);
+        }
+        if wake.has(Wake::TAKEN_OVER) {
+            return Err(End::TakenOver);
+        }
+        if wake.has(Wake::CLOSE) {
+            return Err(End::SentAway(ReasonCode::AdministrativeAction));
+        }
+        if wake.has(Wake::BROKEN) {
+            return Err(End::Lost);
+        }
+        self.blocked |= wake.has(Wake::BLOCKED);
+        if wake.has(Wake::TIMER) {
+            self.check_deadlines()?;
+        }
+        self.process()
+    }
+
+    /// Decodes and handles what was read, as long as it may be taken.
+    fn process(&mut self) -> Result<(), End> {
+        if self.partial.is_empty() {
+            return Ok(());
+        }
+        // After each read, and never a flag: a pause may fall anywhere.
+        if !self.worker.shared.cluster().lease().held() {
+            let now = self.worker.wheel.now_ms();
+            self.unleased_since_ms.get_or_insert(now);
+        }
+        while !self.partial.is_empty() && self.may_read() {
+            match self.decoder.decode(&mut self.partial) {
+                Ok(Some(packet)) => self.handle_packet(packet)?,
+                Ok(None) => break,
+                Err(e) => {
+                    debug!(error = %e, "malformed packet");
+                    return Err(End::Refused(e.reason()));
+                }
+            }
+        }
+        self.keep_partial();
+        Ok(())
+    }
+
+    /// What is left of a read goes into a buffer of its own: it would pin the worker's.
+    fn keep_partial(&mut self) {
+        if self.partial.is_empty() {
+            self.partial = BytesMut::new();
+            return;
+        }
+        // Announced sizes are believed only a piece at a time.
+        let missing = self.decoder.missing(&self.partial).unwrap_or(0).min(64 << 10);
+        if self.partial_is_own {
+            self.partial.reserve(missing);
+        } else {
+            let mut own = BytesMut::with_capacity(self.partial.len() + missing);
+            own.extend_from_slice(&self.partial);
+            self.partial = own;
+            self.partial_is_own = true;
+        }
+    }
+
+    /// Acknowledgements go out, everything that this wake-up put into sessions is written, the deadline is set.
+    fn finish_wake_up(&mut self) {
+        self.send_acks();
+        if self.session.output().lock().needs_flush() {
+            mark_dirty(&self.session);
+        }
+        flush_dirty();
+        self.set_deadline();
+    }
+
+    fn send_acks(&mut self) {
+        let mut inbound = self.session.inbound().lock();
+        // Nothing is acknowledged without the lease: another node may have taken over what this one promises.
+        let lease = self.worker.shared.cluster().lease();
+        let mut acks = Vec::new();
+        if lease.held() {
+            acks.extend(std::iter::from_fn(|| inbound.poll_ack()));
+        }
+        let settled = inbound.is_settled();
+        drop(inbound);
+        if settled && self.waiting.is_empty() {
+            self.unplaced_since_ms = None;
+        } else if !acks.is_empty() {
+            self.unplaced_since_ms = Some(self.worker.wheel.now_ms());
+        }
+        if !acks.is_empty() {
+            let mut output = self.session.output().lock();
+            for ack in acks {
+                output.send(&publish::ack_packet(ack));
+            }
+        }
+    }
+}
+
+/// Reads what there is into the worker's buffer. Whoever gets a count takes it with [`Worker::take_read`] at once.
+async fn read_some(socket: &mut OwnedReadHalf, worker: &Rc<Worker>) -> io::Result<usize> {
+    // A short read tells the driver that there is no more: one system call for each wake-up.
+    poll_fn(|cx| poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer())).await
+}
+
+async fn writable(socket: &OwnedReadHalf, session: &Arc<Session>) -> bool {
+    if socket.as_ref().writable().await.is_err() {
+        return true;
+    }
+    session.output().lock().writable(now_ms())
+}
+
+async fn room(worker: &Rc<Worker>, link: Option<NodeRef>) {
+    if let Some(link) = link {
+        worker.shared.cluster().link_room(link).await;
+    }
+}

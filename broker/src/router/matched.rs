@@ -28,6 +28,11 @@ pub struct Matched {
 }
 
 impl Matched {
+    /// Whether other nodes have, or may have, to place it.
+    pub fn is_remote(&self) -> bool {
+        !self.nodes.is_empty() || !self.shares.is_empty()
+    }
+
     /// Whether nobody gets it.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.nodes.is_empty() && self.shares.is_empty()

@@ -9,8 +9,8 @@ mod replay;
 mod subscriptions;
 
 pub use announce::Announced;
-pub use matched::MatchCache;
-pub use placing::Placing;
+pub use matched::{MatchCache, Matched};
+pub use placing::{Notify, Placing};
 pub use publish::{Outgoing, PublishOutcome};
 pub use replay::Replay;
 pub use subscriptions::{Change, Subscriptions, Target};

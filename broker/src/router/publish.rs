@@ -9,7 +9,7 @@ use flotte_cluster::link::Pushed;
 use flotte_cluster::meta::ShareTarget;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::PublishParts;
-use flotte_mqtt::property::{Context, Properties};
+use flotte_mqtt::property::Properties;
 use flotte_mqtt::session::{Delivery, Message};
 use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
 use flotte_mqtt::{ClientId, QoS, Version};
@@ -17,7 +17,7 @@ use flotte_cluster::wire::{Forward, SharePick, WillKey};
 use parking_lot::Mutex;
 
 use super::Router;
-use super::matched::{MatchCache, Matched};
+use super::matched::Matched;
 use super::placing::{Placing, SharePlacing};
 use super::subscriptions::Target;
 use crate::metrics;
@@ -86,7 +86,7 @@ impl Outgoing {
     fn forward(&self) -> Forward {
         let mut properties = BytesMut::new();
         // Properties that came in by a decoder are within the limits of an encoder.
-        let encoded = self.properties.encode(Context::Publish, &mut properties);
+        let encoded = self.properties.encode(&mut properties);
         debug_assert!(encoded.is_ok(), "properties that were decoded can be encoded");
         Forward {
             sequence: 0,
@@ -106,20 +106,14 @@ impl Outgoing {
 }
 
 impl Router {
-    /// Publishes a message of a connected client, whose matches are remembered. With `placing` it is QoS 1/2: that is
-    /// told when other nodes have placed it.
-    pub fn publish(self: &Arc<Self>, message: &Outgoing, cache: &mut MatchCache, placing: Option<&Arc<Placing>>) -> PublishOutcome {
-        let matched = self.matched_cached(cache, &message.topic, &message.publisher);
-        self.route(message, &matched, placing)
-    }
-
     /// Publishes a message that comes from no connection here.
     pub fn publish_once(self: &Arc<Self>, message: &Outgoing, placing: Option<&Arc<Placing>>) -> PublishOutcome {
         let matched = self.matched(&message.topic, &message.publisher);
         self.route(message, &matched, placing)
     }
 
-    fn route(self: &Arc<Self>, message: &Outgoing, matched: &Matched, placing: Option<&Arc<Placing>>) -> PublishOutcome {
+    /// Puts a message on all its ways. With `placing` it is QoS 1/2: that is told when other nodes have placed it.
+    pub fn route(self: &Arc<Self>, message: &Outgoing, matched: &Matched, placing: Option<&Arc<Placing>>) -> PublishOutcome {
         let mut outcome = PublishOutcome { matched: !matched.is_empty(), full: None };
         if !outcome.matched {
             metrics::unmatched();

@@ -11,11 +11,12 @@ pub use output::{Output, OutputLink};
 pub use registry::{Claim, Registry};
 pub use signal::{Signal, Wake};
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flotte_mqtt::ClientId;
+use flotte_mqtt::{ClientId, Version};
 use flotte_mqtt::packet::SubscribeOptions;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Inbound, InboundConfig, Outbound, OutboundConfig, Ticket};
@@ -63,6 +64,40 @@ pub struct Session {
     inbound: Mutex<Inbound>,
     /// Sorted by nothing: most clients have few.
     subscriptions: Mutex<Vec<Subscription>>,
+    /// It ends with its connection, whatever its expiry: the cluster gave it to another node, or ended it.
+    doomed: AtomicBool,
+    attachment: Mutex<Attachment>,
+}
+
+/// A session's connection, for whoever wants it closed or described.
+#[derive(Default)]
+struct Attachment {
+    client: Option<Box<ClientInfo>>,
+    /// Called once the connection is closed; bounded by the kicks of the cluster, one for each later Open.
+    closers: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attachment").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// A connected client, as operators see it.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// Who it proved to be.
+    pub username: Option<Arc<str>>,
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// Its protocol version.
+    pub version: Version,
+    /// Wall clock, ms.
+    pub connected_at_ms: u64,
+    /// 0 = none.
+    pub keep_alive_s: u16,
+    /// It asked for a new session.
+    pub clean_start: bool,
 }
 
 impl Session {
@@ -76,6 +111,8 @@ impl Session {
             output: Mutex::new(Output::new(Outbound::new(Arc::clone(&limits.outbound)))),
             inbound: Mutex::new(Inbound::new(limits.inbound)),
             subscriptions: Mutex::default(),
+            doomed: AtomicBool::new(false),
+            attachment: Mutex::default(),
         }
     }
 
@@ -112,6 +149,51 @@ impl Session {
     /// Its subscriptions.
     pub fn subscriptions(&self) -> &Mutex<Vec<Subscription>> {
         &self.subscriptions
+    }
+
+    /// A connection takes the session.
+    pub fn attach(&self, client: ClientInfo) {
+        self.attachment.lock().client = Some(Box::new(client));
+    }
+
+    /// The connection is closed; whoever waited for that is told.
+    pub fn detach(&self) {
+        let mut attachment = self.attachment.lock();
+        attachment.client = None;
+        let closers = std::mem::take(&mut attachment.closers);
+        drop(attachment);
+        for done in closers {
+            done();
+        }
+    }
+
+    /// Has the connection closed; `done` is called when it is. Gives `done` back where there is no connection.
+    pub fn close(&self, wake: Wake, done: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut attachment = self.attachment.lock();
+        if attachment.client.is_none() {
+            return Some(done);
+        }
+        attachment.closers.push(done);
+        drop(attachment);
+        if let Some(signal) = self.output.lock().signal() {
+            signal.raise(wake);
+        }
+        None
+    }
+
+    /// The connected client.
+    pub fn client_info(&self) -> Option<ClientInfo> {
+        self.attachment.lock().client.as_deref().cloned()
+    }
+
+    /// It ends with its connection, from now on.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Whether it ends with its connection.
+    pub fn ends_with_connection(&self) -> bool {
+        self.doomed.load(Ordering::Acquire) || !self.is_durable()
     }
 
     /// A publish of its client is placed, or refused: the acknowledgement may go out in its turn.

@@ -192,9 +192,13 @@ fn deliver(node: &Node, life: &Life, sender: NodeRef, frame: LinkFrame) -> Optio
                 }
             }
             Arrival::Repeat => {}
-            Arrival::Gap => return None,
+            Arrival::Gap => {
+                node.local.flush();
+                return None;
+            }
         }
     }
+    node.local.flush();
     if numbered {
         reply.acked = receiver.last(sender);
     }

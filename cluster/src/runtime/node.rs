@@ -100,6 +100,19 @@ impl Node {
         self.life.read().clone()
     }
 
+    /// Resolves when this node is Up and holds its lease.
+    pub(crate) async fn up(&self) {
+        let mut lives = self.lives.subscribe();
+        loop {
+            lives.borrow_and_update();
+            if self.life().is_some() && self.lease.held() {
+                return;
+            }
+            // The lease follows the Up within a renewal.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), lives.changed()).await;
+        }
+    }
+
     /// Resolves when this node has applied a meta index.
     pub(crate) async fn meta_applied(&self, index: u64) {
         self.meta_group.wait_applied(index).await;

@@ -130,6 +130,11 @@ impl Inbound {
         self.acks.len() > usize::from(self.config.receive_maximum)
     }
 
+    /// Whether every publish of this connection was acknowledged.
+    pub fn is_settled(&self) -> bool {
+        self.acks.is_empty()
+    }
+
     /// QoS 2 ids between PUBLISH and PUBREL.
     pub fn begun(&self) -> usize {
         self.begun.len()

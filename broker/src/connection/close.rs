@@ -1,0 +1,68 @@
+//! The end of a connection: its last words, its session, and what the cluster has to know.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use flotte_cluster::wire::Close;
+use flotte_mqtt::Version;
+use flotte_mqtt::codec;
+use flotte_mqtt::packet::Disconnect;
+use flotte_mqtt::reason::ReasonCode;
+use metrics::counter;
+use tracing::debug;
+
+use super::{Connection, End};
+
+impl Connection {
+    /// Ends everything that hung on this connection.
+    pub(super) fn close(self, end: End) {
+        debug!(client = %self.client, ?end, "closed");
+        counter!("flotte_disconnects_total", "reason" => end.label()).increment(1);
+        let shared = Arc::clone(&self.worker.shared);
+        if let End::Disconnected { expiry_s: Some(expiry) } | End::DisconnectedWithWill { expiry_s: Some(expiry) } = end {
+            self.session.set_durable(expiry > 0);
+        }
+        self.last_words(&end);
+        if self.session.epoch() == self.epoch {
+            self.session.inbound().lock().disconnect();
+            if self.session.ends_with_connection() {
+                shared.end_session(&self.session);
+            }
+            self.session.detach();
+        }
+        let (discard_will, expiry_s) = match end {
+            End::Disconnected { expiry_s } => (true, expiry_s),
+            End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
+            End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
+            // The cluster has ended it already.
+            End::TakenOver | End::Reset => return,
+        };
+        let close = Close { client: self.client.as_bytes().clone(), epoch: self.epoch, discard_will, expiry_s };
+        // It outlives this task; an older epoch changes nothing.
+        tokio::spawn(shared.cluster().close(close));
+    }
+
+    /// [MQTT-3.14.0-1], [MQTT-4.13.1-1]: in 5.0 the client is told why, where its socket still takes it.
+    fn last_words(&self, end: &End) {
+        let reason = match end {
+            End::Refused(reason) | End::SentAway(reason) => Some(*reason),
+            End::TakenOver => Some(ReasonCode::SessionTakenOver),
+            End::Disconnected { .. } | End::DisconnectedWithWill { .. } | End::Lost | End::Reset => None,
+        };
+        let mut output = self.session.output().lock();
+        let ours = output.signal().is_some_and(|signal| Arc::ptr_eq(signal, &self.signal));
+        if !ours {
+            return;
+        }
+        let clean = output.is_flushed();
+        let Some(socket) = output.disconnect() else { return };
+        drop(output);
+        if let (Some(reason), true, Version::V5) = (reason, clean, self.version) {
+            let mut words = BytesMut::new();
+            if codec::encode(&Disconnect::new(reason).into(), self.version, &mut words).is_ok() {
+                // A client whose socket is full does not get them.
+                let _ = socket.try_write(&words);
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! CONNECT: checked, authenticated, committed, answered. Nothing else is taken before.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use flotte_cluster::wire::{Open, Will};
+use flotte_mqtt::codec::{self, Decoder};
+use flotte_mqtt::packet::{ConnAck, Connect, Packet};
+use flotte_mqtt::property::{Properties, Property};
+use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::session::Peer;
+use flotte_mqtt::topic::TopicName;
+use flotte_mqtt::{ByteStr, ClientId, QoS, Version};
+use metrics::{counter, gauge};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tracing::{Span, debug};
+
+use super::worker::{ListenerInfo, Shared};
+use super::{Connection, Deadline, Worker, read_some};
+use crate::auth::{Attempt, AuthError};
+use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
+
+/// Serves an accepted socket until its end.
+pub(super) async fn run(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerInfo>) {
+    let shared = Arc::clone(&worker.shared);
+    let _counted = Counted::new(&shared, &listener);
+    if let Err(e) = stream.set_nodelay(true) {
+        debug!(error = %e, "no TCP_NODELAY");
+    }
+    let (socket, out) = stream.into_split();
+    let signal = Arc::new(Signal::default());
+    let timeout = u64::from(shared.config.mqtt.connect_timeout_s) * 1_000;
+    let deadline = worker.wheel.insert(Arc::clone(&signal), worker.wheel.now_ms() + timeout);
+    let arrival = Arrival { worker, socket, out, signal, deadline, peer, listener };
+    // Boxed: what a handshake takes is not kept for the life of the connection.
+    let Some(mut connection) = Box::pin(arrival.shake_hands()).await else { return };
+    let end = connection.serve().await;
+    connection.close(end);
+}
+
+/// Keeps the numbers of connections right, whatever happens.
+struct Counted {
+    shared: Arc<Shared>,
+    listener: Arc<ListenerInfo>,
+}
+
+impl Counted {
+    fn new(shared: &Arc<Shared>, listener: &Arc<ListenerInfo>) -> Counted {
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let now = listener.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        gauge!("flotte_connections", "listener" => listener.config.name.to_string()).set(now as f64);
+        Counted { shared: Arc::clone(shared), listener: Arc::clone(listener) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        let now = self.listener.connections.fetch_sub(1, Ordering::Relaxed) - 1;
+        gauge!("flotte_connections", "listener" => self.listener.config.name.to_string()).set(now as f64);
+    }
+}
+
+/// A socket whose client has not been let in yet.
+struct Arrival {
+    worker: Rc<Worker>,
+    socket: OwnedReadHalf,
+    out: OwnedWriteHalf,
+    signal: Arc<Signal>,
+    deadline: Deadline,
+    peer: SocketAddr,
+    listener: Arc<ListenerInfo>,
+}
+
+/// A CONNECT that may be tried, with what this broker makes of it.
+struct Admitted {
+    connect: Connect,
+    client: ClientId,
+    /// It was given its id by this broker.
+    assigned: bool,
+    username: Option<Arc<str>>,
+    keep_alive_s: u16,
+    expiry_s: u32,
+    will: Option<Will>,
+}
+
+impl Arrival {
+    async fn shake_hands(mut self) -> Option<Connection> {
+        let max = u32::try_from(self.worker.shared.config.mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX);
+        let mut decoder = Decoder::new(max);
+        let mut buffer = BytesMut::new();
+        let connect = self.read_connect(&mut decoder, &mut buffer).await?;
+        let version = connect.version;
+        let admitted = match self.admit(connect).await {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.refuse(version, reason);
+                return None;
+            }
+        };
+        Span::current().record("client", admitted.client.as_str());
+        self.open(admitted, decoder, buffer).await
+    }
+
+    /// None = nothing more is to be said.
+    async fn read_connect(&mut self, decoder: &mut Decoder, buffer: &mut BytesMut) -> Option<Connect> {
+        loop {
+            match decoder.decode(buffer) {
+                Ok(Some(Packet::Connect(connect))) => return Some(*connect),
+                Ok(Some(_)) => return None,
+                Ok(None) => {}
+                Err(e) => {
+                    debug!(error = %e, "CONNECT refused");
+                    counter!("flotte_connects_total", "result" => "malformed").increment(1);
+                    if let Some(version) = e.answer_version().or_else(|| decoder.version()) {
+                        // [MQTT-3.1.4-1] of 3.1.1: no CONNACK for what is malformed, except for an unknown version.
+                        if version == Version::V5 || e.reason() == ReasonCode::UnsupportedProtocolVersion {
+                            self.say(version, e.reason());
+                        }
+                    }
+                    return None;
+                }
+            }
+            tokio::select! {
+                biased;
+                wake = self.signal.wait() => if wake.has(Wake::TIMER) {
+                    debug!("no CONNECT in time");
+                    counter!("flotte_connects_total", "result" => "timeout").increment(1);
+                    return None;
+                },
+                read = read_some(&mut self.socket, &self.worker) => match read {
+                    Ok(0) | Err(_) => return None,
+                    Ok(bytes) => {
+                        crate::metrics::bytes_received(bytes);
+                        buffer.extend_from_slice(&self.worker.take_read());
+                    }
+                },
+            }
+        }
+    }
+
+    /// Checks a CONNECT by the standard and the configuration, and who it is.
+    async fn admit(&self, connect: Connect) -> Result<Admitted, ReasonCode> {
+        let shared = &self.worker.shared;
+        let config = &shared.config.mqtt;
+        if !self.listener.config.versions.contains(&connect.version) {
+            return Err(ReasonCode::UnsupportedProtocolVersion);
+        }
+        let (client, assigned) = self.client_id(&connect)?;
+        if connect.properties.authentication_method().is_some() {
+            // [MQTT-4.12.0-1]
+            return Err(ReasonCode::BadAuthenticationMethod);
+        }
+        let will = self.will(&connect)?;
+        if !shared.cluster().lease().held() {
+            return Err(ReasonCode::ServerUnavailable);
+        }
+        let attempt = Attempt {
+            listener: &self.listener.config,
+            username: connect.username.as_ref().map(ByteStr::as_str),
+            password: connect.password.as_deref(),
+            peer: self.peer,
+        };
+        let identity = shared.auth.authenticate(attempt).await.map_err(|e| match e {
+            AuthError::BadCredentials => ReasonCode::BadUserNameOrPassword,
+            AuthError::NotAuthorized => ReasonCode::NotAuthorized,
+            AuthError::Unavailable => ReasonCode::ServerUnavailable,
+        })?;
+        let expiry_s = match connect.version {
+            Version::V5 => {
+                let asked = connect.properties.session_expiry().unwrap_or(0);
+                config.session_expiry_max_s.map_or(asked, |max| asked.min(max))
+            }
+            Version::V3 | Version::V4 if connect.clean_start => 0,
+            Version::V3 | Version::V4 => config.session_expiry_3x_s,
+        };
+        let keep_alive_s = self.keep_alive_s(&connect);
+        Ok(Admitted { client, assigned, username: identity.username, keep_alive_s, expiry_s, will, connect })
+    }
+
+    fn client_id(&self, connect: &Connect) -> Result<(ClientId, bool), ReasonCode> {
+        let config = &self.worker.shared.config.mqtt;
+        if connect.client_id.len() > usize::from(config.max_client_id_bytes) {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        if !connect.client_id.is_empty() {
+            return Ok((ClientId::from(connect.client_id.compact()), false));
+        }
+        // [MQTT-3.1.3-8] of 3.1.1; 3.1 knows no empty ones at all.
+        let allowed = match connect.version {
+            Version::V3 => false,
+            Version::V4 => connect.clean_start,
+            Version::V5 => true,
+        };
+        if !allowed || !config.allow_empty_client_id {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        let id = format!("flotte-{:016x}{:08x}", rand::random::<u64>(), rand::random::<u32>());
+        let id = ClientId::try_from(id).map_err(|_| ReasonCode::UnspecifiedError)?;
+        Ok((id, true))
+    }
+
+    fn keep_alive_s(&self, connect: &Connect) -> u16 {
+        let config = &self.worker.shared.config.mqtt;
+        if connect.version != Version::V5 {
+            return connect.keep_alive_s;
+        }
+        if let Some(ours) = config.server_keep_alive_s {
+            return ours;
+        }
+        match config.max_keep_alive_s {
+            Some(max) if connect.keep_alive_s == 0 || connect.keep_alive_s > max => max,
+            _ => connect.keep_alive_s,
+        }
+    }
+
+    fn will(&self, connect: &Connect) -> Result<Option<Will>, ReasonCode> {
+        let Some(will) = &connect.will else { return Ok(None) };
+        let shared = &self.worker.shared;
+        let topic = TopicName::parse(will.topic.clone()).map_err(|e| e.reason())?;
+        if will.qos > shared.config.max_qos(&self.listener.config) {
+            // [MQTT-3.2.2-12]
+            return Err(ReasonCode::QoSNotSupported);
+        }
+        if will.retain && !shared.config.mqtt.retain_available {
+            // [MQTT-3.2.2-13]
+            return Err(ReasonCode::RetainNotSupported);
+        }
+        if topic.starts_with_dollar() {
+            counter!("flotte_acl_denied_total", "action" => "will").increment(1);
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let mut properties = BytesMut::new();
+        will.properties.forwardable().encode(&mut properties).map_err(|_| ReasonCode::MalformedPacket)?;
+        Ok(Some(Will {
+            topic: topic.compact().text().as_bytes().clone(),
+            qos: u32::from(will.qos as u8),
+            retain: will.retain,
+            properties: properties.freeze(),
+            payload: Bytes::copy_from_slice(&will.payload),
+            delay_s: will.properties.will_delay().unwrap_or(0),
+        }))
+    }
+
+    /// Commits the CONNECT and takes the session.
+    async fn open(self, admitted: Admitted, decoder: Decoder, rest: BytesMut) -> Option<Connection> {
+        let shared = Arc::clone(&self.worker.shared);
+        let version = admitted.connect.version;
+        shared.registry.opening(&admitted.client);
+        let open = Open {
+            client: admitted.client.as_bytes().clone(),
+            clean: admitted.connect.clean_start,
+            expiry_s: admitted.expiry_s,
+            will: admitted.will.clone(),
+            up_index: 0,
+        };
+        let limit = shared.barrier_max();
+        let opened = match tokio::time::timeout(limit, shared.cluster().open(open)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) | Err(_) => {
+                shared.registry.open_failed(&admitted.client);
+                self.refuse(version, ReasonCode::ServerUnavailable);
+                return None;
+            }
+        };
+        let claim = shared.registry.opened(&admitted.client, opened.epoch, opened.session_present, &shared.limits);
+        let Claim::Mine { session, present, replaced } = claim else {
+            counter!("flotte_connects_total", "result" => "taken_over").increment(1);
+            return None;
+        };
+        if let Some(replaced) = replaced {
+            shared.end_session(&replaced);
+        }
+        session.set_durable(admitted.expiry_s > 0);
+        session.attach(self.describe(&admitted));
+        if shared.cluster().me().is_none_or(|me| me.incarnation != opened.incarnation) {
+            shared.end_session(&session);
+            session.detach();
+            self.refuse(version, ReasonCode::ServerUnavailable);
+            return None;
+        }
+        counter!("flotte_connects_total", "result" => "accepted").increment(1);
+        Some(self.connected(admitted, session, opened.epoch, present, decoder, rest))
+    }
+
+    fn describe(&self, admitted: &Admitted) -> ClientInfo {
+        ClientInfo {
+            username: admitted.username.clone(),
+            address: self.peer,
+            version: admitted.connect.version,
+            connected_at_ms: now_ms(),
+            keep_alive_s: admitted.keep_alive_s,
+            clean_start: admitted.connect.clean_start,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn connected(
+        self,
+        admitted: Admitted,
+        session: Arc<Session>,
+        epoch: u64,
+        present: bool,
+        decoder: Decoder,
+        rest: BytesMut,
+    ) -> Connection {
+        let shared = Arc::clone(&self.worker.shared);
+        let (connect, version) = (&admitted.connect, admitted.connect.version);
+        let max_qos = shared.config.max_qos(&self.listener.config);
+        let connack = ConnAck {
+            session_present: present,
+            reason: ReasonCode::Success,
+            properties: if version == Version::V5 { self.capabilities(&admitted, max_qos) } else { Properties::new() },
+        };
+        let link = OutputLink { socket: self.out, signal: Arc::clone(&self.signal), version };
+        let peer = Peer {
+            version,
+            receive_maximum: connect.properties.receive_maximum().map_or(u16::MAX, Into::into),
+            max_packet_size: connect.properties.maximum_packet_size().map(Into::into),
+            topic_alias_maximum: connect.properties.topic_alias_maximum().unwrap_or(0),
+        };
+        session.inbound().lock().connect(version);
+        session.output().lock().connect(link, peer, &connack.into(), now_ms());
+        let now = self.worker.wheel.now_ms();
+        Connection {
+            last_read_ms: now,
+            worker: self.worker,
+            socket: self.socket,
+            session,
+            signal: self.signal,
+            deadline: self.deadline,
+            decoder,
+            version,
+            client: admitted.client,
+            epoch,
+            max_qos,
+            // [MQTT-3.1.2-22]
+            keep_alive_ms: u64::from(admitted.keep_alive_s) * 1_500,
+            unleased_since_ms: None,
+            partial: rest,
+            partial_is_own: true,
+            matches: Default::default(),
+            waiting: VecDeque::new(),
+            unplaced_since_ms: None,
+            requests: VecDeque::new(),
+            subscribing: None,
+            full: None,
+            blocked: false,
+        }
+    }
+
+    /// What CONNACK says in 5.0: only what differs from the standard's defaults.
+    fn capabilities(&self, admitted: &Admitted, max_qos: QoS) -> Properties {
+        let shared = &self.worker.shared;
+        let config = &shared.config.mqtt;
+        let mut properties = Properties::new();
+        let asked = admitted.connect.properties.session_expiry().unwrap_or(0);
+        if asked != admitted.expiry_s {
+            properties.push(Property::SessionExpiry(admitted.expiry_s));
+        }
+        if let Some(maximum) = std::num::NonZeroU16::new(shared.limits.inbound.receive_maximum) {
+            properties.push(Property::ReceiveMaximum(maximum.into()));
+        }
+        if max_qos < QoS::ExactlyOnce {
+            properties.push(Property::MaximumQoS(max_qos));
+        }
+        if !config.retain_available {
+            properties.push(Property::RetainAvailable(false));
+        }
+        properties.push(Property::MaximumPacketSize(u32::try_from(config.max_packet_size.bytes()).unwrap_or(u32::MAX)));
+        if admitted.assigned {
+            properties.push(Property::AssignedClientId(admitted.client.as_byte_str().clone()));
+        }
+        if shared.limits.inbound.topic_alias_maximum > 0 {
+            properties.push(Property::TopicAliasMaximum(shared.limits.inbound.topic_alias_maximum));
+        }
+        if !config.wildcard_available {
+            properties.push(Property::WildcardAvailable(false));
+        }
+        if !config.subscription_ids_available {
+            properties.push(Property::SubscriptionIdsAvailable(false));
+        }
+        if !config.shared_available {
+            properties.push(Property::SharedAvailable(false));
+        }
+        if admitted.keep_alive_s != admitted.connect.keep_alive_s {
+            properties.push(Property::ServerKeepAlive(admitted.keep_alive_s));
+        }
+        properties
+    }
+
+    fn refuse(&self, version: Version, reason: ReasonCode) {
+        debug!(%reason, "refused");
+        counter!("flotte_connects_total", "result" => "refused").increment(1);
+        self.say(version, reason);
+    }
+
+    /// A last CONNACK; a client that does not take it does not get it.
+    fn say(&self, version: Version, reason: ReasonCode) {
+        let mut bytes = BytesMut::new();
+        // [MQTT-3.2.2-6] of 3.1.1: without a fitting return code nothing is said.
+        if codec::encode(&ConnAck::refused(reason).into(), version, &mut bytes).is_ok() {
+            let _ = self.out.try_write(&bytes);
+        }
+    }
+}

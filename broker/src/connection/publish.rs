@@ -1,0 +1,222 @@
+//! PUBLISH of a client: checked, retained first where it is to be, placed in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use flotte_cluster::handle::Refused;
+use flotte_cluster::wire::{Retain, RetainResult};
+use flotte_mqtt::packet::{Packet, PubAck, PubRec, Publish};
+use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::session::{AckKind, AckOut, Begin, Ticket};
+use flotte_mqtt::topic::TopicName;
+use flotte_mqtt::{PacketId, QoS, Version};
+use futures::future::BoxFuture;
+use metrics::counter;
+use tracing::debug;
+
+use super::{Connection, End};
+use crate::config::mqtt::DollarTopics;
+use crate::metrics;
+use crate::router::{Notify, Outgoing, Placing};
+use crate::session::now_ms;
+
+/// A publish behind a retained one of the same connection.
+pub struct Waiting {
+    message: Outgoing,
+    ticket: Option<Ticket>,
+    /// Of a retained one: when it is applied on this node. Matched only then: a publish matched earlier could miss both a
+    /// new subscription and its replay.
+    retain: Option<BoxFuture<'static, Result<(u64, RetainResult), Refused>>>,
+    retained: Option<Result<(u64, RetainResult), Refused>>,
+}
+
+/// Resolves when the first of those that wait can be placed. Cancel safe.
+pub(super) async fn placeable(waiting: &mut VecDeque<Waiting>) {
+    let Some(first) = waiting.front_mut() else { return futures::future::pending().await };
+    if let Some(retain) = &mut first.retain {
+        first.retained = Some(retain.await);
+        first.retain = None;
+    }
+}
+
+/// The packet of an acknowledgement.
+pub(super) fn ack_packet(ack: AckOut) -> Packet {
+    match ack.kind {
+        AckKind::PubAck => PubAck { packet_id: ack.id, reason: ack.reason, properties: Default::default() }.into(),
+        AckKind::PubRec => PubRec { packet_id: ack.id, reason: ack.reason, properties: Default::default() }.into(),
+    }
+}
+
+impl Connection {
+    pub(super) fn handle_publish(&mut self, publish: Publish) -> Result<(), End> {
+        metrics::message_received(publish.qos);
+        let topic = self.topic_of(&publish)?;
+        self.check_capabilities(&publish, &topic)?;
+        let ticket = match publish.packet_id {
+            None => None,
+            Some(id) => match self.begin(id, publish.qos)? {
+                Some(ticket) => Some(ticket),
+                None => return Ok(()),
+            },
+        };
+        if topic.starts_with_dollar() && !self.may_use_dollar(&topic) {
+            counter!("flotte_acl_denied_total", "action" => "publish").increment(1);
+            // [MQTT-3.3.5-2] of 3.1.1: an ordinary acknowledgement, as there is no other word for it.
+            let reason = if self.version == Version::V5 { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+            self.complete(ticket, reason);
+            return Ok(());
+        }
+        let message = self.outgoing(&publish, topic);
+        if publish.retain {
+            self.retain(message, ticket);
+        } else if self.waiting.is_empty() {
+            self.place(message, ticket);
+        } else {
+            self.waiting.push_back(Waiting { message: message.compact(), ticket, retain: None, retained: None });
+        }
+        Ok(())
+    }
+
+    /// None = it was routed before: it is only acknowledged again.
+    fn begin(&mut self, id: PacketId, qos: QoS) -> Result<Option<Ticket>, End> {
+        let mut inbound = self.session.inbound().lock();
+        let (ticket, begin) = inbound.start(id, qos).map_err(|e| End::Refused(e.reason()))?;
+        if begin == Begin::Duplicate {
+            inbound.complete(ticket, ReasonCode::Success);
+            return Ok(None);
+        }
+        drop(inbound);
+        let now = self.worker.wheel.now_ms();
+        self.unplaced_since_ms.get_or_insert(now);
+        Ok(Some(ticket))
+    }
+
+    fn topic_of(&self, publish: &Publish) -> Result<TopicName, End> {
+        let named = if publish.topic.is_empty() { None } else { Some(&publish.topic) };
+        let parsed = named.map(|text| TopicName::parse(text.clone())).transpose();
+        let parsed = parsed.map_err(|e| {
+            debug!(error = %e, "topic of a PUBLISH");
+            End::Refused(e.reason())
+        })?;
+        match (publish.properties.topic_alias(), parsed) {
+            (None, Some(topic)) => Ok(topic),
+            (None, None) => Err(End::Refused(ReasonCode::ProtocolError)),
+            (Some(alias), topic) => {
+                let resolved = self.session.inbound().lock().resolve_alias(alias, topic);
+                resolved.map_err(|e| End::Refused(e.reason()))
+            }
+        }
+    }
+
+    fn check_capabilities(&self, publish: &Publish, topic: &TopicName) -> Result<(), End> {
+        let config = &self.worker.shared.config.mqtt;
+        if publish.qos > self.max_qos {
+            // [MQTT-3.2.2-11]
+            return Err(End::Refused(ReasonCode::QoSNotSupported));
+        }
+        if publish.retain && !config.retain_available {
+            // [MQTT-3.2.2-14]
+            return Err(End::Refused(ReasonCode::RetainNotSupported));
+        }
+        if topic.level_count() > usize::from(config.max_topic_levels) {
+            return Err(End::Refused(ReasonCode::TopicNameInvalid));
+        }
+        Ok(())
+    }
+
+    fn may_use_dollar(&self, topic: &TopicName) -> bool {
+        self.worker.shared.config.mqtt.dollar_topics == DollarTopics::Allow
+            && (topic.as_str().starts_with("$SYS/") || topic.as_str().starts_with("$share/"))
+    }
+
+    fn outgoing(&self, publish: &Publish, topic: TopicName) -> Outgoing {
+        let expiry = publish.properties.message_expiry();
+        Outgoing {
+            topic,
+            payload: publish.payload.clone(),
+            properties: without_expiry(publish),
+            qos: publish.qos,
+            retain: publish.retain,
+            publisher: self.client.clone(),
+            expires_at_ms: expiry.map(|seconds| now_ms() + u64::from(seconds) * 1_000),
+            retain_index: 0,
+            will: None,
+        }
+    }
+
+    fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
+        let message = message.compact();
+        let retain = self.worker.shared.cluster().retain(retain_command(&message));
+        self.waiting.push_back(Waiting { message, ticket, retain: Some(retain), retained: None });
+    }
+
+    /// Places those that wait, as far as the first that still has to be retained.
+    pub(super) fn place_waiting(&mut self) -> Result<(), End> {
+        while self.waiting.front().is_some_and(|first| first.retain.is_none()) {
+            let Some(Waiting { mut message, ticket, retained, .. }) = self.waiting.pop_front() else { break };
+            match retained {
+                None => {}
+                Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => message.retain_index = index,
+                Some(Ok((_, RetainResult::Quota))) => {
+                    counter!("flotte_retained_refused_total", "reason" => "quota").increment(1);
+                    if self.version == Version::V5 {
+                        self.complete(ticket, ReasonCode::QuotaExceeded);
+                        continue;
+                    }
+                }
+                // Not acknowledged: the client sends it again, elsewhere perhaps.
+                Some(Err(_)) => return Err(End::SentAway(ReasonCode::UseAnotherServer)),
+            }
+            self.place(message, ticket);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, message: Outgoing, ticket: Option<Ticket>) {
+        let router = Arc::clone(&self.worker.shared.router);
+        let matched = router.matched_cached(&mut self.matches, &message.topic, &message.publisher);
+        // Only other nodes take time.
+        let placing = ticket.filter(|_| matched.is_remote()).map(|ticket| Placing::new(Notify::Session(Arc::clone(&self.session), ticket)));
+        let outcome = router.route(&message, &matched, placing.as_ref());
+        self.full = outcome.full.or(self.full);
+        match placing {
+            Some(placing) => {
+                placing.done();
+            }
+            None => {
+                let nobody = self.version == Version::V5 && !outcome.matched;
+                self.complete(ticket, if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success });
+            }
+        }
+    }
+
+    fn complete(&self, ticket: Option<Ticket>, reason: ReasonCode) {
+        if let Some(ticket) = ticket {
+            self.session.inbound().lock().complete(ticket, reason);
+        }
+    }
+}
+
+fn without_expiry(publish: &Publish) -> flotte_mqtt::property::Properties {
+    if publish.properties.is_empty() {
+        return Default::default();
+    }
+    let mut properties = publish.properties.forwardable();
+    properties.remove(flotte_mqtt::property::PropertyId::MessageExpiry);
+    properties
+}
+
+/// The command that stores a message as the retained one of its topic.
+pub(crate) fn retain_command(message: &Outgoing) -> Retain {
+    let mut properties = bytes::BytesMut::new();
+    let encoded = message.properties.encode(&mut properties);
+    debug_assert!(encoded.is_ok(), "properties that were decoded can be encoded");
+    Retain {
+        topic: message.topic.text().as_bytes().clone(),
+        qos: u32::from(message.qos as u8),
+        properties: properties.freeze(),
+        payload: message.payload.clone(),
+        publisher: message.publisher.as_bytes().clone(),
+        expires_at_ms: message.expires_at_ms.unwrap_or(0),
+    }
+}

@@ -1,0 +1,174 @@
+//! Workers: one thread and one current-thread runtime for each core. A connection lives and dies on one.
+
+use std::cell::{RefCell, RefMut};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::BytesMut;
+use flotte_cluster::handle::Cluster;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info_span, Instrument};
+
+use super::handshake;
+use super::timers::Wheel;
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::router::Router;
+use crate::session::{Limits, Registry};
+
+/// One read takes at most this much.
+const READ_BYTES: usize = 64 << 10;
+/// Accepted sockets that wait for a worker.
+const QUEUE: usize = 1_024;
+
+/// What all workers share.
+pub struct Shared {
+    /// The whole configuration.
+    pub config: Config,
+    /// Who gets what.
+    pub router: Arc<Router>,
+    /// Which sessions there are.
+    pub registry: Registry,
+    /// The limits of each.
+    pub limits: Limits,
+    /// Who may connect.
+    pub auth: Authenticator,
+    /// Connections of all listeners.
+    pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// The cluster this node is part of.
+    pub fn cluster(&self) -> &Cluster {
+        self.router.cluster()
+    }
+
+    /// Longest that the cluster takes to answer where nothing is broken.
+    pub fn barrier_max(&self) -> std::time::Duration {
+        self.cluster().barrier_max()
+    }
+
+    /// Ends a session for good: its subscriptions go, what it held is dropped and counted.
+    pub fn end_session(&self, session: &Arc<crate::session::Session>) {
+        if self.registry.remove(session) {
+            self.router.forget(session);
+            session.output().lock().end();
+        }
+    }
+}
+
+/// A listener, as its connections need it.
+#[derive(Debug)]
+pub struct ListenerInfo {
+    /// Its section of the configuration.
+    pub config: crate::config::listener::Config,
+    /// Its connections.
+    pub connections: AtomicUsize,
+}
+
+/// A socket that a listener accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Non-blocking.
+    pub stream: TcpStream,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Where it came in.
+    pub listener: Arc<ListenerInfo>,
+}
+
+/// One worker, as its connections see it.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Deadlines of this worker's connections.
+    pub wheel: Rc<Wheel>,
+    /// Whatever is read goes through it; borrowed for one poll only.
+    buffer: RefCell<BytesMut>,
+}
+
+impl Worker {
+    /// The buffer to read into, with room.
+    pub fn read_buffer(&self) -> RefMut<'_, BytesMut> {
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
+            buffer.reserve(READ_BYTES);
+        }
+        buffer
+    }
+
+    /// Takes what was read.
+    pub fn take_read(&self) -> BytesMut {
+        self.buffer.borrow_mut().split()
+    }
+}
+
+/// All workers.
+pub struct Workers {
+    queues: Vec<mpsc::Sender<Accepted>>,
+    next: AtomicUsize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads. They end with `shutdown`, once their connections have.
+    pub fn start(shared: &Arc<Shared>, count: usize, shutdown: &CancellationToken) -> std::io::Result<Workers> {
+        let mut workers = Workers { queues: Vec::new(), next: AtomicUsize::new(0), threads: Vec::new() };
+        for number in 0..count {
+            let (queue, accepted) = mpsc::channel(QUEUE);
+            let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+            workers.threads.push(thread.spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, run(shared, accepted, shutdown));
+            })?);
+            workers.queues.push(queue);
+        }
+        Ok(workers)
+    }
+
+    /// Hands a socket to the next worker in turn. Waits while that one is busy.
+    pub async fn hand_over(&self, accepted: Accepted) {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
+        // A worker ends only when the node does.
+        let _ = self.queues[turn].send(accepted).await;
+    }
+
+    /// Waits until all threads have ended.
+    pub fn join(self) {
+        drop(self.queues);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, shutdown: CancellationToken) {
+    let worker = Rc::new(Worker { shared, wheel: Wheel::new(), buffer: RefCell::new(BytesMut::new()) });
+    tokio::task::spawn_local(Rc::clone(&worker).wheel.clone().run());
+    loop {
+        let next = tokio::select! {
+            next = accepted.recv() => next,
+            () = shutdown.cancelled() => None,
+        };
+        let Some(accepted) = next else { return };
+        let span = info_span!("client", peer = %accepted.peer, client = tracing::field::Empty);
+        let stream = match tokio::net::TcpStream::from_std(accepted.stream) {
+            Ok(stream) => stream,
+            Err(e) => {
+                debug!(error = %e, "socket not usable");
+                continue;
+            }
+        };
+        let task = handshake::run(Rc::clone(&worker), stream, accepted.peer, accepted.listener);
+        tokio::task::spawn_local(task.instrument(span));
+    }
+}
