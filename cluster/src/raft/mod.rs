@@ -1,17 +1,38 @@
-//! Skeleton.
-use std::io::{self, Read, Write};
-use bytes::Bytes;
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ApplyError(pub String);
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RestoreError(pub String);
-pub trait Machine: Send + Sync + 'static {
-    fn apply(&self, index: u64, term: u64, entry: Bytes) -> Result<Bytes, ApplyError>;
-    fn freeze(&self) -> Box<dyn FrozenState>;
-    fn restore(&self, index: u64, data: &mut dyn Read) -> Result<(), RestoreError>;
-}
-pub trait FrozenState: Send {
-    fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()>;
-}
+//! Consensus groups: replicated logs that run state machines.
+//!
+//! Only this module knows the consensus library, openraft. It lends it the journal as log store,
+//! snapshot files, and the control streams to the other members; what it gives to the rest is a
+//! [`Group`] that takes entries and a [`Machine`] that applies them. It never looks into an entry.
+//!
+//! ```text
+//!  Group::submit --> openraft --> log (journal) --> peers (net) --> inbound of the others
+//!                       |  committed
+//!                       v
+//!                    apply --> Machine::apply --> reply of submit
+//! ```
+
+mod apply;
+mod codec;
+mod config;
+mod group;
+mod inbound;
+mod log;
+mod machine;
+mod peers;
+mod snapshot;
+mod status;
+mod types;
+mod watcher;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::GroupConfig;
+pub use group::{Group, Host, Pending};
+pub use machine::{Fatal, FrozenState, Machine, RestoreError};
+pub use snapshot::{SnapshotError, SnapshotStore};
+pub use status::{
+    FatalSignal, GroupStatus, InitializeError, MembershipError, ProposeError, ReadError, Role,
+    StartError, Stopped, SubmitError, TransferError,
+};
+pub use types::NodeInfo;
