@@ -31,8 +31,6 @@ pub struct Config {
     pub replication_factor: u32,
     /// T: after this long without a sign a node is Down.
     pub node_down_after: Duration,
-    /// Without a lease for this long, clients are sent away.
-    pub minority_grace: Duration,
     /// Retained messages of a cluster that this node founds; 0 = no limit.
     pub retained_messages_max: u64,
     /// Their bytes; 0 = no limit.

@@ -8,14 +8,15 @@ use flotte_proto::{Close, Forward, Open, OpenReply, Retain, RetainReply, WillKey
 use futures::future::BoxFuture;
 use prost::Message;
 
-use crate::group::FiredWill;
 use crate::id::{NodeId, NodeRef};
 use crate::lease::Lease;
 use crate::link::{Placed, Pushed};
 use crate::meta::{Destinations, Retained};
 use crate::runtime::{Life, Node};
 
-pub use crate::runtime::{StartError, Status, start};
+pub use crate::config::Config;
+pub use crate::raft::Role;
+pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
 
 /// How the cluster acts on the clients of this node. Calls must not block.
 pub trait Local: Send + Sync + 'static {
@@ -100,6 +101,11 @@ impl Cluster {
     /// Resolves when this node is Up; at once where it is.
     pub async fn up(&self) {
         self.node.up().await;
+    }
+
+    /// host:port under which others reach this node.
+    pub fn advertise(&self) -> String {
+        self.node.advertise()
     }
 
     /// This node's id.

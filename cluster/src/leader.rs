@@ -1,7 +1,6 @@
 //! The leader's side of proposals: merges the batches of all nodes that wait into one log entry, and takes the replies
 //! apart again.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flotte_proto::{Batch, BatchReply, EntryReply, GroupEntry, ProposeResponse, propose_response};
@@ -11,14 +10,15 @@ use futures::stream::FuturesUnordered;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::id::NodeId;
-use crate::raft::{Group, Machine, ProposeError, SubmitError};
+use crate::raft::{Group, ProposeError, SubmitError};
 
 /// Batches that wait for the task; a proposer has at most a window under way, so this bounds nodes, not commands.
 const QUEUE: usize = 1_024;
 /// Bytes of commands that one entry gathers; one batch may exceed it.
-const ENTRY_BYTES_MAX: usize = 4 << 20;
+const ENTRY_BYTES_MAX: usize = 2 << 20;
 /// Entries under way at once.
 const ENTRIES_MAX: usize = 16;
 
@@ -32,9 +32,9 @@ pub struct Leader {
 
 impl Leader {
     /// Starts the task for one group; it ends with `shutdown`.
-    pub fn start<M: Machine>(group: Group<M>, shutdown: CancellationToken) -> Leader {
+    pub fn start(group: Group, shutdown: CancellationToken) -> Leader {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let service = Service { group: Arc::new(group), waiting, entries: FuturesUnordered::new() };
+        let service = Service { group, waiting, entries: FuturesUnordered::new() };
         tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
         Leader { queue }
     }
@@ -55,13 +55,13 @@ pub fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-struct Service<M: Machine> {
-    group: Arc<Group<M>>,
+struct Service {
+    group: Group,
     waiting: mpsc::Receiver<(Batch, Answer)>,
     entries: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
-impl<M: Machine> Service<M> {
+impl Service {
     async fn run(mut self) {
         loop {
             tokio::select! {
@@ -92,8 +92,8 @@ impl<M: Machine> Service<M> {
         match self.group.submit(entry.into()).await {
             Ok(pending) => self.entries.push(Box::pin(async move { settle(pending.await, answers) })),
             Err(SubmitError::NotLeader(leader)) => not_leader(leader, answers),
-            // Nobody is answered: the proposers try again.
-            Err(SubmitError::Fatal) => {}
+            // Nobody is answered: the proposers try again. Too large never happens: commands are bounded where they are made.
+            Err(e @ (SubmitError::Stopped | SubmitError::TooLarge { .. })) => warn!(error = %e, "entry not taken"),
         }
     }
 }

@@ -15,6 +15,7 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 pub use exit::{Exit, Failure};
+pub(crate) use output::tell;
 
 /// A clustered MQTT broker for fleets of devices.
 #[derive(Debug, Parser)]

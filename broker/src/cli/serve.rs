@@ -141,13 +141,8 @@ impl Arguments {
 }
 
 /// The one place where the command line hands over to the node. A reload reads `sources` again.
-fn run_node(loaded: Loaded, _sources: Sources, _log: log::Handle) -> Exit {
-    let name = loaded.config.node.effective_name();
-    tracing::error!(
-        node = name.as_str(),
-        "the node itself is not part of this build"
-    );
-    Exit::Refused
+fn run_node(loaded: Loaded, sources: Sources, log: log::Handle) -> Exit {
+    crate::node::run(loaded, sources, log)
 }
 
 /// Tells every error of a configuration.

@@ -34,6 +34,7 @@ impl Connection {
             End::Disconnected { expiry_s } => (true, expiry_s),
             End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
             End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
+            End::Moved => (true, None),
             // The cluster has ended it already.
             End::TakenOver | End::Reset => return,
         };
@@ -47,6 +48,8 @@ impl Connection {
         let reason = match end {
             End::Refused(reason) | End::SentAway(reason) => Some(*reason),
             End::TakenOver => Some(ReasonCode::SessionTakenOver),
+            // [MQTT-4.11.0-1]
+            End::Moved => Some(ReasonCode::UseAnotherServer),
             End::Disconnected { .. } | End::DisconnectedWithWill { .. } | End::Lost | End::Reset => None,
         };
         let mut output = self.session.output().lock();

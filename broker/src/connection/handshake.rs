@@ -91,7 +91,7 @@ struct Admitted {
 
 impl Arrival {
     async fn shake_hands(mut self) -> Option<Connection> {
-        let max = u32::try_from(self.worker.shared.config.mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX);
+        let max = u32::try_from(self.worker.shared.config.mqtt.max_packet_size.as_usize()).unwrap_or(u32::MAX);
         let mut decoder = Decoder::new(max);
         let mut buffer = BytesMut::new();
         let connect = self.read_connect(&mut decoder, &mut buffer).await?;
@@ -372,7 +372,7 @@ impl Arrival {
         if !config.retain_available {
             properties.push(Property::RetainAvailable(false));
         }
-        properties.push(Property::MaximumPacketSize(u32::try_from(config.max_packet_size.bytes()).unwrap_or(u32::MAX)));
+        properties.push(Property::MaximumPacketSize(u32::try_from(config.max_packet_size.as_usize()).unwrap_or(u32::MAX)));
         if admitted.assigned {
             properties.push(Property::AssignedClientId(admitted.client.as_byte_str().clone()));
         }

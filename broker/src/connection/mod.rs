@@ -11,7 +11,8 @@ mod timers;
 mod worker;
 
 pub use timers::{Deadline, Wheel};
-pub use worker::{Shared, Worker, Workers};
+pub(crate) use publish::retain_command;
+pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -55,6 +56,8 @@ pub enum End {
     TakenOver,
     /// This node sends it away; it is told this.
     SentAway(ReasonCode),
+    /// The node leaves; the client is told to use another one, and its will is not published.
+    Moved,
     /// This start of the node is over: the cluster knows.
     Reset,
 }
@@ -70,6 +73,7 @@ impl End {
             End::Refused(_) => "protocol",
             End::TakenOver => "taken_over",
             End::SentAway(_) => "sent_away",
+            End::Moved => "moved",
             End::Reset => "reset",
         }
     }
@@ -215,6 +219,9 @@ impl Connection {
         }
         if wake.has(Wake::CLOSE) {
             return Err(End::SentAway(ReasonCode::AdministrativeAction));
+        }
+        if wake.has(Wake::DRAIN) {
+            return Err(End::Moved);
         }
         if wake.has(Wake::BROKEN) {
             return Err(End::Lost);

@@ -133,6 +133,12 @@ impl Router {
         outcome
     }
 
+    /// Puts a message of another node into the queues of all ordinary subscribers here.
+    pub fn deliver_all(&self, message: &Outgoing) {
+        let targets = self.subscriptions.read().targets(message.topic.as_str(), &message.publisher);
+        self.deliver_here(message, &targets);
+    }
+
     /// Puts a message into the queues of sessions here.
     pub(super) fn deliver_here(&self, message: &Outgoing, targets: &[Target]) {
         let now = now_ms();
@@ -255,7 +261,7 @@ impl Router {
     }
 
     /// Gives a message to one member here. False = there is none.
-    pub(super) fn deliver_share(&self, message: &Outgoing, group: &ShareName, filter: &TopicFilter) -> bool {
+    pub fn deliver_share(&self, message: &Outgoing, group: &ShareName, filter: &TopicFilter) -> bool {
         let picked = self.subscriptions.write().pick(group, filter);
         let Some(target) = picked else { return false };
         self.deliver_here(message, std::slice::from_ref(&target));

@@ -23,6 +23,8 @@ impl Wake {
     pub const RESET: Wake = Wake(32);
     /// The socket failed while someone else wrote to it.
     pub const BROKEN: Wake = Wake(64);
+    /// The node leaves: the client should go to another one.
+    pub const DRAIN: Wake = Wake(128);
 
     /// Whether any of `other` is in it.
     pub fn has(self, other: Wake) -> bool {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::state::{Effects, Ended, GroupState};
 use crate::id::GroupId;
-use crate::raft::{ApplyError, FrozenState, Machine, RestoreError};
+use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
 
 /// The replicated state of a session group on this node.
@@ -51,7 +51,7 @@ impl GroupMachine {
 }
 
 impl Machine for GroupMachine {
-    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, ApplyError> {
+    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
         let reply = self.state.lock().apply(self.group, index, &entry, &mut effects);
         let busy = effects.fired || !effects.ended.is_empty();
@@ -62,7 +62,7 @@ impl Machine for GroupMachine {
         if busy {
             self.work.notify_one();
         }
-        reply.map_err(|e| ApplyError(e.to_string()))
+        reply.map_err(|e| Fatal(e.to_string()))
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -71,7 +71,7 @@ impl Machine for GroupMachine {
 
     fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
         let mut state = GroupState::default();
-        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError(e.to_string()))?;
+        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError::Format(e.to_string()))?;
         *self.state.lock() = state;
         self.work.notify_one();
         Ok(())

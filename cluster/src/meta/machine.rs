@@ -11,7 +11,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 use super::state::{Effects, MetaState};
-use crate::raft::{ApplyError, FrozenState, Machine, RestoreError};
+use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
 
 /// Branches of the topic tree that are told apart: by their first level.
@@ -113,11 +113,11 @@ impl MetaMachine {
 }
 
 impl Machine for MetaMachine {
-    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, ApplyError> {
+    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
         let reply = self.state.write().apply(index, &entry, &mut effects);
         self.publish(&effects);
-        reply.map_err(|e| ApplyError(e.to_string()))
+        reply.map_err(|e| Fatal(e.to_string()))
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -126,7 +126,7 @@ impl Machine for MetaMachine {
 
     fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
         let mut state = MetaState::default();
-        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError(e.to_string()))?;
+        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError::Format(e.to_string()))?;
         *self.state.write() = state;
         self.publish(&Effects { membership: true, routes: Vec::new(), all_routes: true });
         Ok(())

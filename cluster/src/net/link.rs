@@ -83,7 +83,7 @@ pub(super) async fn open(
     let (frames, queue) = mpsc::channel(FRAMES_MAX);
     let hello = LinkFrame {
         hello: Some(ours.clone()),
-        messages: Vec::new(),
+        ..LinkFrame::default()
     };
     frames
         .send(hello)

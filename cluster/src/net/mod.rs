@@ -33,7 +33,7 @@ pub use calls::Answer;
 pub use crate::id::NodeId;
 pub use identity::{Claims, Identity, PROTOCOL, PeerIdentity, check};
 pub use link::{InboundLink, OutboundLink};
-pub use network::Network;
+pub use network::{Bound, Network};
 use outbox::OutboxLimits;
 
 /// Bounds and times of the transport.

@@ -9,6 +9,7 @@ use flotte_proto::envelope::Body;
 use flotte_proto::node_client::NodeClient;
 use flotte_proto::{ProbeRequest, ProbeResponse};
 use parking_lot::RwLock;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,20 @@ pub struct Network {
     shared: Arc<Shared>,
 }
 
+/// The cluster port, bound and not yet answering.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    local: SocketAddr,
+}
+
+impl Bound {
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
 /// What the tasks of the transport share.
 pub(super) struct Shared {
     pub(super) config: NetConfig,
@@ -43,14 +58,20 @@ pub(super) struct Shared {
 }
 
 impl Network {
-    /// Binds the cluster port and begins to answer. Returns the handle and the bound address.
-    pub async fn start(
+    /// Binds the cluster port: an identity names its address.
+    pub async fn bind(bind: SocketAddr) -> Result<Bound, NetError> {
+        let (listener, local) = listener::bind(bind).await?;
+        Ok(Bound { listener, local })
+    }
+
+    /// Begins to answer on a bound port.
+    pub fn start(
         config: NetConfig,
+        bound: Bound,
         identity: Arc<Identity>,
         handler: Arc<dyn Handler>,
         shutdown: CancellationToken,
-    ) -> Result<(Self, SocketAddr), NetError> {
-        let (listener, local) = listener::bind(config.bind).await?;
+    ) -> Self {
         let shared = Arc::new(Shared {
             config,
             identity,
@@ -62,8 +83,8 @@ impl Network {
         });
         shared
             .tasks
-            .spawn(listener::run(listener, Arc::clone(&shared)));
-        Ok((Self { shared }, local))
+            .spawn(listener::run(bound.listener, Arc::clone(&shared)));
+        Self { shared }
     }
 
     /// Who this node is.

@@ -109,14 +109,15 @@ impl TestNode {
         let identity = Identity::new(NodeId(id), &format!("n{id}"), "unused:1", claims);
         let handler = Arc::new(Echo::default());
         let shutdown = CancellationToken::new();
-        let (network, address) = Network::start(
+        let bound = Network::bind(config.bind).await.unwrap();
+        let address = bound.local_addr();
+        let network = Network::start(
             config,
+            bound,
             Arc::new(identity),
             Arc::clone(&handler) as Arc<dyn Handler>,
             shutdown.clone(),
-        )
-        .await
-        .unwrap();
+        );
         Self {
             id: NodeId(id),
             network,

@@ -15,7 +15,7 @@ use super::start::voter_count;
 use crate::group::GroupMachine;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::Leader;
-use crate::raft::{Group, GroupConfig, NodeInfo};
+use crate::raft::{Group, GroupConfig, InitializeError, NodeInfo};
 
 /// How often memberships are compared with what they should be.
 const CARE_EVERY: Duration = Duration::from_millis(500);
@@ -50,11 +50,9 @@ impl Node {
 
     async fn start_group(&self, id: GroupId) -> Result<(), String> {
         let machine = Arc::new(GroupMachine::new(id));
-        let (journal, snapshots) = (self.journal.clone(), self.snapshots.clone());
-        let config = GroupConfig::sessions();
-        let group = Group::start(id, self.id, config, Arc::clone(&machine), journal, snapshots, self.network.clone());
+        let group = Group::start(id, GroupConfig::sessions(), machine.clone(), &self.host);
         let group = group.await.map_err(|e| e.to_string())?;
-        if !group.is_initialized().await {
+        if !group.is_initialized().await.map_err(|e| e.to_string())? {
             // All first members initialise with exactly the same list; that of a node that lost its disk has another id.
             let members = {
                 let meta = self.meta.read();
@@ -66,7 +64,11 @@ impl Node {
                 };
                 ids.into_iter().map(info).collect()
             };
-            group.initialize(members).await.map_err(|e| e.to_string())?;
+            match group.initialize(members).await {
+                // Another of its members was faster and has reached this one.
+                Ok(()) | Err(InitializeError::NotEmpty) => {}
+                Err(e) => return Err(e.to_string()),
+            }
         }
         let leader = Leader::start(group.clone(), self.shutdown.clone());
         self.groups.write().insert(id, Replica { group, machine, leader });

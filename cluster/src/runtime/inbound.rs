@@ -45,7 +45,7 @@ impl Handler for Inbound {
         let Some(node) = self.node.get().cloned() else { return Box::pin(async { error("starting") }) };
         match request {
             // These do in order what they do before they return.
-            B::RaftRequest(request) => raft(&node, request),
+            B::RaftRequest(request) => raft(&node, from.node_id, request),
             B::ProposeRequest(request) => propose(&node, request),
             B::RenewRequest(request) => Box::pin(renew(node, request)),
             B::AppliedRequest(request) => Box::pin(applied(node, request)),
@@ -69,16 +69,16 @@ impl Handler for Inbound {
     }
 }
 
-fn raft(node: &Node, request: RaftRequest) -> BoxFuture<'static, envelope::Body> {
+fn raft(node: &Node, from: NodeId, request: RaftRequest) -> BoxFuture<'static, envelope::Body> {
     let id = GroupId(request.group);
     if id == GroupId::META {
-        let response = node.meta_group.handle(request);
+        let response = node.meta_group.handle(from, request);
         return Box::pin(async move { envelope::Body::RaftResponse(response.await) });
     }
     let replica = node.groups.read().get(&id).map(|replica| replica.group.clone());
     match replica {
         Some(group) => {
-            let response = group.handle(request);
+            let response = group.handle(from, request);
             Box::pin(async move { envelope::Body::RaftResponse(response.await) })
         }
         None => Box::pin(async move { error(format!("no replica of {id} here")) }),
@@ -114,7 +114,9 @@ async fn kick(node: Arc<Node>, request: KickRequest) -> envelope::Body {
     if current {
         let (done, closed) = oneshot::channel();
         let order = Kick { client: kick.client, epoch: kick.epoch, session: kick.session };
-        node.local.kick(order, Box::new(move || drop(done.send(()))));
+        node.local.kick(order, Box::new(move || {
+            let _ = done.send(());
+        }));
         let _ = closed.await;
     }
     envelope::Body::KickResponse(KickResponse {})

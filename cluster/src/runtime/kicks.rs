@@ -127,7 +127,9 @@ impl Inner {
         if node == self.me {
             let (done, closed) = tokio::sync::oneshot::channel();
             let order = Kick { client, epoch: owner.epoch, session };
-            self.local.kick(order, Box::new(move || drop(done.send(()))));
+            self.local.kick(order, Box::new(move || {
+            let _ = done.send(());
+        }));
             let _ = closed.await;
             return;
         }

@@ -39,7 +39,7 @@ impl Leases {
     pub(super) fn start(
         me: NodeId,
         down_after: Duration,
-        group: Group<MetaMachine>,
+        group: Group,
         meta: Arc<MetaMachine>,
         down: mpsc::Sender<NodeRef>,
         shutdown: CancellationToken,
@@ -101,7 +101,7 @@ struct KeeperService {
     core: Keeper<(NodeId, Asked)>,
     me: NodeId,
     tick: Duration,
-    group: Group<MetaMachine>,
+    group: Group,
     meta: Arc<MetaMachine>,
     membership: watch::Receiver<u64>,
     renewals: mpsc::Receiver<(RenewRequest, Asked)>,

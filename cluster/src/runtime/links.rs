@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flotte_proto::{Forward, LinkFrame, LinkReply};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span};
 
@@ -23,7 +23,6 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// All outgoing links of one start of this node.
 pub struct Links {
-    me: NodeRef,
     network: Network,
     /// By node; at most one per member.
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
@@ -43,8 +42,8 @@ struct Peer {
 }
 
 impl Links {
-    pub(super) fn new(me: NodeRef, network: Network, shutdown: CancellationToken) -> Self {
-        Links { me, network, peers: RwLock::default(), runtime: tokio::runtime::Handle::current(), shutdown }
+    pub(super) fn new(network: Network, shutdown: CancellationToken) -> Self {
+        Links { network, peers: RwLock::default(), runtime: tokio::runtime::Handle::current(), shutdown }
     }
 
     /// Hands a message to the link to one incarnation of a node; makes the link where there is none.
@@ -202,14 +201,15 @@ async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -
         Err(status) => return status.message().to_owned(),
     }
     *pause = RETRY;
+    let OutboundLink { frames, mut replies, .. } = stream;
     loop {
         tokio::select! {
-            reply = stream.replies.message() => match reply {
+            reply = replies.message() => match reply {
                 Ok(Some(reply)) => peer.settle(&reply),
                 Ok(None) => return "closed".into(),
                 Err(status) => return status.message().to_owned(),
             },
-            sent = send_waiting(peer, &stream) => if !sent {
+            sent = send_waiting(peer, &frames) => if !sent {
                 return "closed".into();
             },
         }
@@ -218,8 +218,8 @@ async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -
 
 /// Waits for room in the stream, then for something to send, and sends one frame. Cancel safe: a frame is taken from the
 /// sender only when it is handed over.
-async fn send_waiting(peer: &Peer, stream: &OutboundLink) -> bool {
-    let Ok(permit) = stream.frames.reserve().await else { return false };
+async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
+    let Ok(permit) = frames.reserve().await else { return false };
     loop {
         let changed = peer.work.notified();
         let messages = peer.sender.lock().poll_frame();

@@ -35,7 +35,7 @@ impl Node {
             return self.die(e.to_string());
         }
         self.progress("waiting for the cluster to take this node in");
-        if !self.meta_group.is_initialized().await {
+        if !self.meta_group.is_initialized().await.unwrap_or(true) {
             self.ask_to_join().await;
         }
         loop {
@@ -71,7 +71,7 @@ impl Node {
         let life = Life {
             me,
             up_index,
-            links: Links::new(me, network.clone(), shutdown.clone()),
+            links: Links::new(network.clone(), shutdown.clone()),
             barrier: Barriers::start(me, Arc::clone(&meta), network.clone(), lowest_seen, shutdown.clone()),
             reads: Reads::start(Arc::clone(self), shutdown.clone()),
             kicks: Kicks::new(me, network, meta, Arc::clone(&self.local), shutdown.clone()),

@@ -8,7 +8,6 @@ use flotte_proto::{Member, ProbeRequest};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::leases::Leases;
 use super::life::Life;
@@ -16,19 +15,18 @@ use crate::config::Config;
 use crate::group::GroupMachine;
 use crate::handle::Local;
 use crate::id::{GroupId, NodeId, NodeRef};
-use crate::journal::Journal;
 use crate::leader::Leader;
 use crate::lease::Lease;
 use crate::membership::Bootstrap;
 use crate::meta::MetaMachine;
 use crate::net::{Identity, Network};
-use crate::raft::{Group, SnapshotStore};
+use crate::raft::{Group, Host};
 use crate::store::Store;
 
 /// A session group of which this node holds a replica.
 #[derive(Clone)]
 pub struct Replica {
-    pub(super) group: Group<GroupMachine>,
+    pub(super) group: Group,
     pub(super) machine: Arc<GroupMachine>,
     pub(super) leader: Leader,
 }
@@ -39,11 +37,11 @@ pub struct Node {
     pub(super) id: NodeId,
     pub(super) identity: Arc<Identity>,
     pub(super) store: Store,
-    pub(super) journal: Journal,
-    pub(super) snapshots: SnapshotStore,
+    /// What all groups of this node share.
+    pub(super) host: Host,
     pub(super) network: Network,
     pub(super) meta: Arc<MetaMachine>,
-    pub(super) meta_group: Group<MetaMachine>,
+    pub(super) meta_group: Group,
     pub(super) meta_leader: Leader,
     pub(super) leases: Leases,
     pub(super) lease: Arc<Lease>,
@@ -57,7 +55,6 @@ pub struct Node {
     pub(super) progress: Mutex<String>,
     /// Raised whenever this node comes Up or is no more.
     pub(super) lives: watch::Sender<u64>,
-    pub(super) fatal: watch::Sender<Option<String>>,
     pub(super) started_ms: AtomicU64,
     pub(super) shutdown: CancellationToken,
 }
@@ -65,6 +62,10 @@ pub struct Node {
 impl Node {
     pub(crate) fn id(&self) -> NodeId {
         self.id
+    }
+
+    pub(crate) fn advertise(&self) -> String {
+        self.identity.hello().advertise
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -79,7 +80,7 @@ impl Node {
         &self.meta
     }
 
-    pub(crate) fn meta_group(&self) -> &Group<MetaMachine> {
+    pub(crate) fn meta_group(&self) -> &Group {
         &self.meta_group
     }
 
@@ -115,7 +116,10 @@ impl Node {
 
     /// Resolves when this node has applied a meta index.
     pub(crate) async fn meta_applied(&self, index: u64) {
-        self.meta_group.wait_applied(index).await;
+        if self.meta_group.wait_applied(index).await.is_err() {
+            // The process ends.
+            futures::future::pending::<()>().await;
+        }
     }
 
     /// The leader of a group as this node's replica knows it, and where batches for it are handed in here.
@@ -140,21 +144,12 @@ impl Node {
 
     /// The process has to end: nothing this node could still do would be right.
     pub(crate) fn die(&self, why: String) {
-        error!(%why, "this node cannot go on");
         self.lease.give_up();
-        self.fatal.send_if_modified(|fatal| {
-            let first = fatal.is_none();
-            if first {
-                *fatal = Some(why);
-            }
-            first
-        });
+        self.host.fatal.raise(&why);
     }
 
     pub(crate) async fn fatal(&self) -> String {
-        let mut fatal = self.fatal.subscribe();
-        let why = fatal.wait_for(Option::is_some).await;
-        why.ok().and_then(|why| why.clone()).unwrap_or_else(|| "shut down".into())
+        self.host.fatal.raised().await
     }
 
     pub(super) fn progress(&self, what: impl Into<String>) {

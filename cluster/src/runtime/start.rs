@@ -30,7 +30,7 @@ use crate::membership::{Bootstrap, Probed, Step, place};
 use crate::meta::MetaMachine;
 use crate::net::{Claims, Identity, NetConfig, NetError, Network};
 use crate::proposer::Route;
-use crate::raft::{Group, GroupConfig, NodeInfo, SnapshotStore, StartGroupError};
+use crate::raft::{FatalSignal, Group, GroupConfig, Host, NodeInfo, SnapshotError, SnapshotStore};
 use crate::store::{Store, StoreError};
 
 /// Pause between rounds of probes.
@@ -51,7 +51,10 @@ pub enum StartError {
     Net(#[from] NetError),
     /// The meta group cannot be opened.
     #[error("meta group: {0}")]
-    Group(#[from] StartGroupError),
+    Group(#[from] crate::raft::StartError),
+    /// The snapshots in the data directory cannot be used.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
 }
 
 /// Opens the data directory, binds the cluster port and begins to look for a cluster, to found or to return to. The node
@@ -71,8 +74,8 @@ pub async fn start(config: Config, local: Arc<dyn Local>, shutdown: Cancellation
         network.set_peer(peer, &address);
     }
     let meta = Arc::new(MetaMachine::default());
-    let meta_group =
-        Group::start(GroupId::META, id, GroupConfig::meta(), Arc::clone(&meta), journal.clone(), snapshots.clone(), network.clone()).await?;
+    let host = Host { node_id: id, journal, snapshots, network: network.clone(), fatal: FatalSignal::new() };
+    let meta_group = Group::start(GroupId::META, GroupConfig::meta(), meta.clone(), &host).await?;
     let bootstrap = Bootstrap::new(id, config.expect(), store.grant()?);
     let (down, downs) = mpsc::channel(64);
     let leases = Leases::start(id, config.node_down_after, meta_group.clone(), Arc::clone(&meta), down, shutdown.clone());
@@ -84,14 +87,12 @@ pub async fn start(config: Config, local: Arc<dyn Local>, shutdown: Cancellation
         bootstrap: Mutex::new(bootstrap),
         progress: Mutex::new("starting".into()),
         lives: watch::channel(0).0,
-        fatal: watch::channel(None).0,
         started_ms: AtomicU64::new(wall_ms()),
-        snapshots,
+        host,
         config,
         id,
         identity,
         store,
-        journal,
         network,
         meta,
         meta_group,
@@ -228,7 +229,7 @@ impl Node {
         }
         let voters = voter_count(ids.len(), self.config.voters);
         let first: BTreeMap<NodeId, NodeInfo> = founders.iter().take(voters).map(info_of).collect();
-        if !self.meta_group.is_initialized().await {
+        if !self.meta_group.is_initialized().await.unwrap_or(true) {
             if let Err(e) = self.meta_group.initialize(first).await {
                 self.die(format!("the meta group cannot be initialised: {e}"));
                 return Ok(());

@@ -149,9 +149,7 @@ impl Node {
 
     fn problems(&self, state: State, nodes: &[NodeStatus]) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Some(why) = self.fatal.borrow().as_ref() {
-            problems.push(why.clone());
-        }
+        problems.extend(self.host.fatal.reason());
         match state {
             State::Up => {}
             State::Joining => problems.push(self.progress.lock().clone()),
@@ -196,7 +194,7 @@ impl Node {
             replica.group.shutdown().await;
         }
         self.meta_group.shutdown().await;
-        self.journal.shutdown();
+        self.host.journal.shutdown();
     }
 
     /// Hands all leaderships to others, as far as there are any.
@@ -207,11 +205,11 @@ impl Node {
         }
         for replica in self.groups.read().values().cloned().collect::<Vec<_>>() {
             if replica.group.status().leader == Some(self.id) {
-                let _ = replica.group.transfer_leadership(None).await;
+                let _ = replica.group.transfer_leader(None).await;
             }
         }
         if self.meta_group.status().leader == Some(self.id) {
-            let _ = self.meta_group.transfer_leadership(None).await;
+            let _ = self.meta_group.transfer_leader(None).await;
         }
     }
 }

@@ -161,10 +161,10 @@ impl Node {
         let shutdown = CancellationToken::new();
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let handler = Arc::clone(&router) as Arc<dyn Handler>;
-        let (network, address) =
-            Network::start(NetConfig::new(bind), identity, handler, shutdown.clone())
-                .await
-                .unwrap();
+        let bound = Network::bind(bind).await.unwrap();
+        let address = bound.local_addr();
+        let network =
+            Network::start(NetConfig::new(bind), bound, identity, handler, shutdown.clone());
         let journal_config = JournalConfig {
             segment_bytes: 1 << 20,
             ..JournalConfig::default()

@@ -1,0 +1,225 @@
+//! What the cluster asks of this node's clients.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use flotte_cluster::handle::{FiredWill, Kick, Local};
+use flotte_cluster::wire::{Forward, RetainResult, SharePick, WillKey};
+use flotte_mqtt::property::{Context, Properties, PropertyId};
+use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
+use flotte_mqtt::{ByteStr, ClientId, QoS};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::connection::{Shared, retain_command};
+use crate::router::{Notify, Outgoing, Placing};
+use crate::session::{Wake, flush_dirty, now_ms};
+
+/// Acts on the clients of this node; the cluster has it before there are any.
+#[derive(Default)]
+pub struct LocalClients {
+    shared: OnceLock<Arc<Shared>>,
+    wills: Mutex<SeenWills>,
+}
+
+/// Keys of wills that were fanned out here, by group: a repeat is dropped. Bounded: keys below the floor, which every
+/// fan-out carries, are forgotten.
+#[derive(Debug, Default)]
+struct SeenWills {
+    groups: BTreeMap<u32, BTreeSet<u64>>,
+    floors: BTreeMap<u32, u64>,
+}
+
+impl SeenWills {
+    /// Notes a key. False = it was seen before.
+    fn insert(&mut self, key: &WillKey) -> bool {
+        let floor = self.floors.entry(key.group).or_default();
+        *floor = key.floor.max(*floor);
+        let seen = self.groups.entry(key.group).or_default();
+        *seen = seen.split_off(floor);
+        key.key >= *floor && seen.insert(key.key)
+    }
+}
+
+impl LocalClients {
+    /// From now on there may be clients.
+    pub fn set(&self, shared: Arc<Shared>) {
+        let _ = self.shared.set(shared);
+    }
+
+    fn is_repeated(&self, key: Option<&WillKey>) -> bool {
+        key.is_some_and(|key| !self.wills.lock().insert(key))
+    }
+}
+
+impl Local for LocalClients {
+    fn deliver(&self, publish: Forward) -> bool {
+        let Some(shared) = self.shared.get() else { return true };
+        if self.is_repeated(publish.will.as_ref()) {
+            return true;
+        }
+        let (shares, all) = (publish.shares.clone(), publish.all);
+        let Some(message) = outgoing_from(publish) else {
+            warn!("a publish of another node cannot be read");
+            return true;
+        };
+        if all {
+            shared.router.deliver_all(&message);
+        }
+        shares.iter().all(|pick| {
+            // One that cannot be read has no member either.
+            share_of(pick).is_some_and(|(group, filter)| shared.router.deliver_share(&message, &group, &filter))
+        })
+    }
+
+    fn flush(&self) {
+        flush_dirty();
+    }
+
+    fn kick(&self, kick: Kick, done: Box<dyn FnOnce() + Send>) {
+        let client = ClientId::try_from(kick.client);
+        let (Some(shared), Ok(client)) = (self.shared.get(), client) else { return done() };
+        let Some(session) = shared.registry.kicked(&client, kick.epoch) else { return done() };
+        if kick.session {
+            session.doom();
+        }
+        if let Some(done) = session.close(Wake::TAKEN_OVER, done) {
+            if kick.session {
+                shared.end_session(&session);
+            }
+            done();
+        }
+    }
+
+    fn publish_will(&self, fired: FiredWill, key: WillKey) -> BoxFuture<'static, bool> {
+        let Some(shared) = self.shared.get().cloned() else { return futures::future::ready(false).boxed() };
+        let Some(message) = will_message(fired, key) else {
+            warn!("a will cannot be read");
+            return futures::future::ready(true).boxed();
+        };
+        let repeated = self.is_repeated(Some(&key));
+        async move { publish_will(&shared, message, repeated).await }.boxed()
+    }
+
+    fn reset(&self) -> BoxFuture<'static, ()> {
+        let Some(shared) = self.shared.get().cloned() else { return futures::future::ready(()).boxed() };
+        async move { reset(&shared).await }.boxed()
+    }
+}
+
+async fn publish_will(shared: &Arc<Shared>, mut message: Outgoing, repeated: bool) -> bool {
+    if message.retain {
+        match shared.cluster().retain(retain_command(&message)).await {
+            Ok((index, RetainResult::Stored | RetainResult::Deleted)) => message.retain_index = index,
+            Ok((_, RetainResult::Quota)) => {}
+            Err(_) => return false,
+        }
+    }
+    let (task, placed) = oneshot::channel();
+    let placing = (message.qos > QoS::AtMostOnce).then(|| Placing::new(Notify::Task(Mutex::new(Some(task)))));
+    let mut matched = shared.router.matched(&message.topic, &message.publisher);
+    if repeated {
+        matched.targets.clear();
+    }
+    shared.router.route(&message, &matched, placing.as_ref());
+    flush_dirty();
+    match placing {
+        None => true,
+        Some(placing) => {
+            placing.done();
+            placed.await.is_ok()
+        }
+    }
+}
+
+/// Closes all connections, ends all sessions, and waits until that is so.
+async fn reset(shared: &Arc<Shared>) {
+    let sessions = shared.registry.all();
+    let mut closing = Vec::new();
+    for session in &sessions {
+        let (done, closed) = oneshot::channel();
+        session.doom();
+        let told = session.close(Wake::RESET, Box::new(move || {
+            let _ = done.send(());
+        }));
+        if told.is_none() {
+            closing.push(closed);
+        }
+    }
+    futures::future::join_all(closing).await;
+    for session in &sessions {
+        shared.end_session(session);
+    }
+    shared.router.reset();
+}
+
+fn will_message(fired: FiredWill, key: WillKey) -> Option<Outgoing> {
+    let will = fired.will;
+    let mut properties = properties_from(will.properties)?;
+    let expires_at_ms = properties.message_expiry().map(|seconds| now_ms() + u64::from(seconds) * 1_000);
+    properties.remove(PropertyId::MessageExpiry);
+    Some(Outgoing {
+        topic: topic_from(will.topic)?,
+        payload: will.payload,
+        properties,
+        qos: qos_from(will.qos)?,
+        retain: will.retain,
+        publisher: ClientId::try_from(fired.client).ok()?,
+        expires_at_ms,
+        retain_index: 0,
+        will: Some(key),
+    })
+}
+
+fn outgoing_from(publish: Forward) -> Option<Outgoing> {
+    Some(Outgoing {
+        topic: topic_from(publish.topic)?,
+        payload: publish.payload,
+        properties: properties_from(publish.properties)?,
+        qos: qos_from(publish.qos)?,
+        retain: publish.retain,
+        publisher: ClientId::try_from(publish.publisher).ok()?,
+        expires_at_ms: Some(publish.expires_at_ms).filter(|at| *at != 0),
+        retain_index: publish.retain_index,
+        will: publish.will,
+    })
+}
+
+fn topic_from(bytes: Bytes) -> Option<TopicName> {
+    TopicName::parse(ByteStr::try_from(bytes).ok()?).ok()
+}
+
+fn qos_from(value: u32) -> Option<QoS> {
+    QoS::try_from(u8::try_from(value).ok()?).ok()
+}
+
+fn properties_from(mut bytes: Bytes) -> Option<Properties> {
+    Properties::decode(&mut bytes, Context::Publish).ok()
+}
+
+fn share_of(pick: &SharePick) -> Option<(ShareName, TopicFilter)> {
+    let group = ShareName::parse(ByteStr::try_from(pick.group.clone()).ok()?).ok()?;
+    let filter = TopicFilter::parse(ByteStr::try_from(pick.filter.clone()).ok()?).ok()?;
+    Some((group, filter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_will_is_fanned_out_once_and_forgotten_below_the_floor() {
+        let mut seen = SeenWills::default();
+        let key = |key, floor| WillKey { group: 1, key, floor };
+        assert!(seen.insert(&key(3, 1)));
+        assert!(!seen.insert(&key(3, 1)));
+        assert!(seen.insert(&WillKey { group: 2, key: 3, floor: 1 }));
+        assert!(seen.insert(&key(5, 4)));
+        assert!(!seen.insert(&key(3, 1)), "below the floor it was done");
+        assert_eq!(seen.groups[&1].len(), 1);
+    }
+}

@@ -1,0 +1,288 @@
+//! One node, put together: storage and cluster, router, workers, listeners, admin port; and taken apart in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_cluster::handle::{self, Cluster, StartError};
+use flotte_cluster::journal::JournalError;
+use flotte_cluster::store::StoreError;
+use flotte_mqtt::session::{InboundConfig, OutboundConfig};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin};
+use crate::auth::Authenticator;
+use crate::cli::Exit;
+use crate::config::{Config, Loaded, Sources};
+use crate::connection::{Shared, Workers};
+use crate::listener::Listener;
+use crate::local::LocalClients;
+use crate::router::Router;
+use crate::session::{Limits, Wake};
+use crate::{log, metrics};
+
+/// Threads for consensus, links and the admin port.
+const CLUSTER_THREADS: usize = 2;
+/// How long connections may take to close at the end.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a node until it is told to end, and says with what the process ends.
+pub fn run(loaded: Loaded, sources: Sources, log: log::Handle) -> Exit {
+    raise_file_limit();
+    let recorder = match metrics::install() {
+        Ok(recorder) => recorder,
+        Err(e) => {
+            error!(error = %e, "metrics");
+            return Exit::BadConfiguration;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CLUSTER_THREADS)
+        .thread_name("cluster")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!(error = %e, "no threads");
+            return Exit::Unreachable;
+        }
+    };
+    let exit = runtime.block_on(serve(loaded.config, sources, log, recorder));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    exit
+}
+
+/// As many open files as the system allows: each client is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(e) = setrlimit(Resource::Nofile, limit) {
+            warn!(error = %e, "the limit of open files stays as it is");
+        }
+    }
+}
+
+async fn serve(config: Config, sources: Sources, log: log::Handle, recorder: PrometheusHandle) -> Exit {
+    let auth = match Authenticator::new(&config.auth) {
+        Ok(auth) => auth,
+        Err(e) => {
+            error!(error = %e, "password file");
+            return Exit::BadConfiguration;
+        }
+    };
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        match Listener::bind(listener) {
+            Ok(listener) => listeners.push(listener),
+            Err(e) => {
+                error!(listener = %listener.name, bind = %listener.bind, error = %e, "cannot bind");
+                return Exit::CannotBind;
+            }
+        }
+    }
+    let shutdown = CancellationToken::new();
+    let local = Arc::new(LocalClients::default());
+    let cluster = match handle::start(cluster_config(&config), local.clone(), shutdown.clone()).await {
+        Ok(cluster) => cluster,
+        Err(e) => return refused_start(&e),
+    };
+    let shared = Arc::new(Shared {
+        router: Router::new(cluster.clone()),
+        registry: Default::default(),
+        limits: limits(&config),
+        auth,
+        connections: Default::default(),
+        config,
+    });
+    local.set(Arc::clone(&shared));
+    let admin = match Admin::bind(&shared.config.admin).await {
+        Ok(admin) => admin,
+        Err(e) => {
+            error!(bind = %shared.config.admin.bind, error = %e, "cannot bind the admin port");
+            return Exit::CannotBind;
+        }
+    };
+    let admin_address = admin.address();
+    let drain = CancellationToken::new();
+    tokio::spawn(admin.run(Arc::clone(&shared), recorder, drain.clone(), shutdown.clone()));
+    let node = Running { shared, cluster, listeners, admin_address, shutdown, drain };
+    node.run(sources, log).await
+}
+
+/// A node whose ports are bound.
+struct Running {
+    shared: Arc<Shared>,
+    cluster: Cluster,
+    listeners: Vec<Listener>,
+    admin_address: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    /// Cancelled when the node begins to leave: it is not ready any more.
+    drain: CancellationToken,
+}
+
+impl Running {
+    async fn run(mut self, sources: Sources, log: log::Handle) -> Exit {
+        let stop = CancellationToken::new();
+        if let Err(e) = watch_signals(stop.clone(), Arc::clone(&self.shared), sources, log) {
+            error!(error = %e, "no signals");
+            return Exit::Unreachable;
+        }
+        // Clients are taken once this node is Up.
+        let up = tokio::select! {
+            () = self.cluster.up() => true,
+            () = stop.cancelled() => false,
+            why = self.cluster.fatal() => return died(&why),
+        };
+        let workers = match self.open(up) {
+            Ok(workers) => workers,
+            Err(exit) => return exit,
+        };
+        let exit = tokio::select! {
+            () = stop.cancelled() => Exit::Done,
+            why = self.cluster.fatal() => died(&why),
+        };
+        info!("leaving");
+        self.drain.cancel();
+        if exit == Exit::Done {
+            self.close_clients().await;
+            self.cluster.shutdown().await;
+        }
+        self.shutdown.cancel();
+        if let Some(workers) = workers {
+            if let Some(workers) = Arc::into_inner(workers) {
+                let _ = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(|| workers.join())).await;
+            }
+        }
+        exit
+    }
+
+    fn open(&mut self, up: bool) -> Result<Option<Arc<Workers>>, Exit> {
+        if !up {
+            return Ok(None);
+        }
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = Workers::start(&self.shared, count, &self.shutdown).map_err(|e| {
+            error!(error = %e, "no worker threads");
+            Exit::Unreachable
+        })?;
+        let workers = Arc::new(workers);
+        let mut ready = String::from("ready");
+        for listener in std::mem::take(&mut self.listeners) {
+            if let Err(e) = listener.listen() {
+                error!(listener = %listener.name(), error = %e, "cannot listen");
+                return Err(Exit::CannotBind);
+            }
+            ready.push_str(&format!(" {}={}", listener.name(), listener.address()));
+            tokio::spawn(listener.run(Arc::clone(&self.shared), Arc::clone(&workers), self.drain.clone()));
+        }
+        ready.push_str(&format!(" cluster={} admin={}", self.cluster.advertise(), self.admin_address));
+        crate::cli::tell(format_args!("{ready}"));
+        Ok(Some(workers))
+    }
+
+    /// Sends all clients away and waits until they are gone.
+    async fn close_clients(&self) {
+        for session in self.shared.registry.all() {
+            let _ = session.close(Wake::DRAIN, Box::new(|| ()));
+        }
+        let gone = async {
+            while self.shared.connections.load(std::sync::atomic::Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let grace = Duration::from_secs(u64::from(self.shared.config.cluster.drain_timeout_s)).min(CLOSE_GRACE);
+        if tokio::time::timeout(grace, gone).await.is_err() {
+            warn!("some connections did not close in time");
+        }
+    }
+}
+
+fn watch_signals(stop: CancellationToken, shared: Arc<Shared>, sources: Sources, log: log::Handle) -> std::io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => stop.cancel(),
+                _ = interrupt.recv() => stop.cancel(),
+                _ = hangup.recv() => {
+                    let (shared, sources, log) = (Arc::clone(&shared), sources.clone(), log.clone());
+                    let reload = tokio::task::spawn_blocking(move || reload(&shared, &sources, &log)).await;
+                    if let Err(e) = reload {
+                        error!(error = %e, "reload failed");
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Re-reads users and the log level; what cannot be read leaves all as it was.
+fn reload(shared: &Shared, sources: &Sources, log: &log::Handle) {
+    match Config::load(sources) {
+        Ok(loaded) => {
+            if let Err(e) = log.set_level(&loaded.config.log.level) {
+                error!(error = %e, "log level not changed");
+            }
+        }
+        Err(errors) => errors.iter().for_each(|e| error!(error = %e, "configuration not reloaded")),
+    }
+    match shared.auth.reload() {
+        Ok(()) => info!("reloaded"),
+        Err(e) => error!(error = %e, "users not reloaded"),
+    }
+}
+
+fn died(why: &str) -> Exit {
+    error!(%why, "this node cannot go on");
+    Exit::DiskFailed
+}
+
+fn refused_start(error: &StartError) -> Exit {
+    error!(%error, "the node does not start");
+    match error {
+        StartError::Net(_) => Exit::CannotBind,
+        StartError::Store(StoreError::Io(..)) | StartError::Journal(JournalError::Dead { .. }) => Exit::DiskFailed,
+        StartError::Store(_) | StartError::Journal(_) | StartError::Group(_) | StartError::Snapshots(_) => Exit::DataDirectory,
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let (session, mqtt) = (&config.session, &config.mqtt);
+    let outbound = OutboundConfig {
+        queue_max_messages: usize::try_from(session.queue_max_messages).unwrap_or(usize::MAX),
+        queue_max_bytes: session.queue_max_bytes.as_usize(),
+        overflow: session.overflow.into(),
+        queue_qos0_offline: session.queue_qos0,
+        inflight_max: session.inflight_max,
+        topic_alias_max: mqtt.topic_alias_maximum,
+        ..OutboundConfig::default()
+    };
+    let inbound = InboundConfig { receive_maximum: mqtt.receive_maximum, topic_alias_maximum: mqtt.topic_alias_maximum };
+    Limits { outbound: Arc::new(outbound), inbound }
+}
+
+fn cluster_config(config: &Config) -> handle::Config {
+    let cluster = &config.cluster;
+    handle::Config {
+        node_name: config.node.effective_name().to_string(),
+        data_dir: config.node.data_dir.clone(),
+        bind: cluster.bind,
+        advertise: cluster.advertise.as_ref().map(ToString::to_string),
+        join: cluster.join.iter().map(ToString::to_string).collect(),
+        bootstrap_expect: cluster.first_cluster_nodes().map(u32::from),
+        voters: u32::from(cluster.voters),
+        session_groups: u32::from(cluster.session_groups_of_a_new_cluster()),
+        replication_factor: u32::from(cluster.replication_factor),
+        node_down_after: Duration::from_millis(u64::from(cluster.node_down_after_ms)),
+        retained_messages_max: u64::from(config.retained.max_messages),
+        retained_bytes_max: 0,
+    }
+}
