@@ -43,6 +43,8 @@ pub fn binary() -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Launch {
     name: String,
+    /// Another program than the binary under test: another version, or a stand-in.
+    program: Option<PathBuf>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
@@ -57,6 +59,7 @@ impl Launch {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             name: name.to_owned(),
+            program: None,
             args: Vec::new(),
             env: BTreeMap::new(),
             data_dir: None,
@@ -65,6 +68,11 @@ impl Launch {
                 .map(|listener| (listener.to_owned(), any))
                 .into(),
         }
+    }
+
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
     }
 
     pub fn arg(mut self, text: impl Into<String>) -> Self {
@@ -126,11 +134,12 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
+        let program = self.program.clone().unwrap_or_else(binary);
         let Some(namespace) = &self.namespace else {
-            return Command::new(binary());
+            return Command::new(program);
         };
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(binary());
+        command.args(["netns", "exec", namespace]).arg(program);
         command
     }
 
@@ -491,5 +500,46 @@ mod tests {
         assert_eq!(found["mqtt"], SocketAddr::from(([127, 0, 0, 1], 41883)));
         assert_eq!(found.len(), 2);
         assert!(parse_ready("INFO not ready yet").is_none());
+    }
+
+    /// A node that says it is ready on the ports it was given, and ends on SIGTERM with code 0.
+    fn stand_in() -> Launch {
+        use std::os::unix::fs::PermissionsExt as _;
+        let script = fresh_dir("stand-in").join("flotte");
+        let text = "#!/bin/sh\necho starting >&2\nfor a; do case $p in --mqtt-bind) m=$a;; esac; p=$a; done\n\
+                    trap 'exit 0' TERM\necho \"ready mqtt=$m admin=127.0.0.1:9\" >&2\n\
+                    while :; do read -r _ <&3; done 3<>\"$5/fifo\"\n";
+        std::fs::write(&script, text).expect("the script can be written");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))
+            .expect("it is ours");
+        let dir = fresh_dir("stand-in-data");
+        let made = Command::new("mkfifo").arg(dir.join("fifo")).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        Launch::new("standin")
+            .program(&script)
+            .data_dir(&dir)
+            .bind("mqtt", ([127, 0, 0, 1], 4321).into())
+    }
+
+    #[test]
+    fn node_is_started_stopped_killed_and_started_again() {
+        let mut node = stand_in().start();
+        assert_eq!((node.mqtt().port(), node.admin().port()), (4321, 9));
+        assert_eq!(node.sigterm(), Some(0), "{}", node.log());
+        node.restart();
+        node.pause();
+        node.resume();
+        assert!(node.resident_kib() > 0);
+        node.kill9();
+        assert!(!node.is_started());
+        node.wait_log("starting", Duration::from_secs(1));
+    }
+
+    #[test]
+    fn node_that_ends_by_itself_gives_its_code() {
+        let (code, log) = Launch::new("gone")
+            .program(Path::new("/bin/false"))
+            .run_to_end(STOP_LIMIT);
+        assert_eq!(code, Some(1), "{log}");
     }
 }
