@@ -3,16 +3,16 @@
 //! different runtimes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::log::Log;
 use crate::reaper;
 use crate::run::until_blocking;
 
@@ -20,8 +20,6 @@ use crate::run::until_blocking;
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a node may take to end after SIGTERM.
 pub const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Lines of log kept for each node.
-const LOG_LINES_MAX: usize = 20_000;
 
 /// The `flotte` binary: `FLOTTE_BIN`, or the one built beside this test executable.
 pub fn binary() -> PathBuf {
@@ -171,13 +169,9 @@ impl Launch {
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         reaper::watch(child.id());
-        log.add(format!(
-            "--- {} starts as process {}",
-            self.name,
-            child.id()
-        ));
-        follow(child.stdout.take().expect("piped"), Arc::clone(log));
-        follow(child.stderr.take().expect("piped"), Arc::clone(log));
+        log.mark(&format!("{} starts as process {}", self.name, child.id()));
+        log.follow(child.stdout.take().expect("piped"));
+        log.follow(child.stderr.take().expect("piped"));
         child
     }
 }
@@ -188,63 +182,6 @@ pub fn fresh_dir(name: &str) -> PathBuf {
     let path = reaper::root().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     std::fs::create_dir_all(&path).expect("a directory can be made");
     path
-}
-
-fn follow(output: impl Read + Send + 'static, log: Arc<Log>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n') {
-            let Ok(line) = line else { return };
-            log.add(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
-}
-
-/// What a node wrote, over all its starts.
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Vec<String>>,
-    grown: Condvar,
-}
-
-impl Log {
-    fn add(&self, line: String) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < LOG_LINES_MAX {
-            lines.push(line);
-        }
-        self.grown.notify_all();
-    }
-
-    /// Waits until `pick` finds something in the lines from `start` on, or time is up.
-    fn find<T>(
-        &self,
-        start: usize,
-        limit: Duration,
-        pick: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
-        let deadline = Instant::now() + limit;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut seen = start;
-        loop {
-            if let Some(found) = lines[seen..].iter().find_map(|line| pick(line)) {
-                return Some(found);
-            }
-            seen = lines.len();
-            let left = deadline.checked_duration_since(Instant::now())?;
-            lines = self
-                .grown
-                .wait_timeout(lines, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
-    }
 }
 
 /// A node that was started.
@@ -302,9 +239,8 @@ impl Broker {
     /// Waits for the ready line of the newest start and learns the real addresses from it.
     pub fn wait_ready(&mut self) {
         let begin = Instant::now();
-        let start = self.newest_start();
         loop {
-            let found = self.log.find(start, Duration::from_millis(50), parse_ready);
+            let found = self.log.find(Duration::from_millis(50), parse_ready);
             if let Some(addresses) = found {
                 for (name, address) in addresses {
                     // The next start takes the same ports; listeners of the file have no flag.
@@ -333,19 +269,6 @@ impl Broker {
                 self.log()
             );
         }
-    }
-
-    /// Where the lines of the newest start begin.
-    fn newest_start(&self) -> usize {
-        let lines = self
-            .log
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        lines
-            .iter()
-            .rposition(|line| line.starts_with("--- "))
-            .unwrap_or(0)
     }
 
     /// Ends the process on the spot, as a power cut would, and waits until it is gone.
@@ -408,39 +331,14 @@ impl Broker {
         self.launch.env.insert(key.to_owned(), value.to_string());
     }
 
-    /// Waits for a line of any start that holds `needle`.
-    pub fn wait_log(&self, needle: &str, limit: Duration) {
-        let found = self
-            .log
-            .find(0, limit, |line| line.contains(needle).then_some(()));
-        assert!(
-            found.is_some(),
-            "{} never wrote {needle:?}\n{}",
-            self.name(),
-            self.log()
-        );
-    }
-
     /// The last lines of the log.
     pub fn log(&self) -> String {
-        const SHOWN_LINES: usize = 120;
-        let lines = self
-            .log
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let from = lines.len().saturating_sub(SHOWN_LINES);
-        format!(
-            "--- log of {}, {} lines\n{}\n",
-            self.name(),
-            lines.len(),
-            lines[from..].join("\n")
-        )
+        self.log.tail(self.name())
     }
 
-    /// How many lines it wrote so far.
-    pub fn log_lines(&self) -> usize {
-        self.log.len()
+    /// Whether any line of any start holds `needle`.
+    pub fn logged(&self, needle: &str) -> bool {
+        self.log.contains(needle)
     }
 
     /// Resident memory of the process.
@@ -532,7 +430,7 @@ mod tests {
         assert!(node.resident_kib() > 0);
         node.kill9();
         assert!(!node.is_started());
-        node.wait_log("starting", Duration::from_secs(1));
+        assert!(node.logged("starting"));
     }
 
     #[test]
