@@ -3,16 +3,16 @@
 //! different runtimes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::log::Log;
 use crate::reaper;
 use crate::run::until_blocking;
 
@@ -20,8 +20,6 @@ use crate::run::until_blocking;
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a node may take to end after SIGTERM.
 pub const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Lines of log kept for each node.
-const LOG_LINES_MAX: usize = 20_000;
 
 /// The `flotte` binary: `FLOTTE_BIN`, or the one built beside this test executable.
 pub fn binary() -> PathBuf {
@@ -43,6 +41,8 @@ pub fn binary() -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Launch {
     name: String,
+    /// Another program than the binary under test: another version, or a stand-in.
+    program: Option<PathBuf>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
@@ -57,6 +57,7 @@ impl Launch {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             name: name.to_owned(),
+            program: None,
             args: Vec::new(),
             env: BTreeMap::new(),
             data_dir: None,
@@ -65,6 +66,11 @@ impl Launch {
                 .map(|listener| (listener.to_owned(), any))
                 .into(),
         }
+    }
+
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
     }
 
     pub fn arg(mut self, text: impl Into<String>) -> Self {
@@ -126,11 +132,12 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
+        let program = self.program.clone().unwrap_or_else(binary);
         let Some(namespace) = &self.namespace else {
-            return Command::new(binary());
+            return Command::new(program);
         };
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(binary());
+        command.args(["netns", "exec", namespace]).arg(program);
         command
     }
 
@@ -162,13 +169,9 @@ impl Launch {
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         reaper::watch(child.id());
-        log.add(format!(
-            "--- {} starts as process {}",
-            self.name,
-            child.id()
-        ));
-        follow(child.stdout.take().expect("piped"), Arc::clone(log));
-        follow(child.stderr.take().expect("piped"), Arc::clone(log));
+        log.mark(&format!("{} starts as process {}", self.name, child.id()));
+        log.follow(child.stdout.take().expect("piped"));
+        log.follow(child.stderr.take().expect("piped"));
         child
     }
 }
@@ -179,63 +182,6 @@ pub fn fresh_dir(name: &str) -> PathBuf {
     let path = reaper::root().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     std::fs::create_dir_all(&path).expect("a directory can be made");
     path
-}
-
-fn follow(output: impl Read + Send + 'static, log: Arc<Log>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n') {
-            let Ok(line) = line else { return };
-            log.add(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
-}
-
-/// What a node wrote, over all its starts.
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Vec<String>>,
-    grown: Condvar,
-}
-
-impl Log {
-    fn add(&self, line: String) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < LOG_LINES_MAX {
-            lines.push(line);
-        }
-        self.grown.notify_all();
-    }
-
-    /// Waits until `pick` finds something in the lines from `start` on, or time is up.
-    fn find<T>(
-        &self,
-        start: usize,
-        limit: Duration,
-        pick: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
-        let deadline = Instant::now() + limit;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut seen = start;
-        loop {
-            if let Some(found) = lines[seen..].iter().find_map(|line| pick(line)) {
-                return Some(found);
-            }
-            seen = lines.len();
-            let left = deadline.checked_duration_since(Instant::now())?;
-            lines = self
-                .grown
-                .wait_timeout(lines, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
-    }
 }
 
 /// A node that was started.
@@ -293,9 +239,8 @@ impl Broker {
     /// Waits for the ready line of the newest start and learns the real addresses from it.
     pub fn wait_ready(&mut self) {
         let begin = Instant::now();
-        let start = self.newest_start();
         loop {
-            let found = self.log.find(start, Duration::from_millis(50), parse_ready);
+            let found = self.log.find(Duration::from_millis(50), parse_ready);
             if let Some(addresses) = found {
                 for (name, address) in addresses {
                     // The next start takes the same ports; listeners of the file have no flag.
@@ -324,19 +269,6 @@ impl Broker {
                 self.log()
             );
         }
-    }
-
-    /// Where the lines of the newest start begin.
-    fn newest_start(&self) -> usize {
-        let lines = self
-            .log
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        lines
-            .iter()
-            .rposition(|line| line.starts_with("--- "))
-            .unwrap_or(0)
     }
 
     /// Ends the process on the spot, as a power cut would, and waits until it is gone.
@@ -399,39 +331,14 @@ impl Broker {
         self.launch.env.insert(key.to_owned(), value.to_string());
     }
 
-    /// Waits for a line of any start that holds `needle`.
-    pub fn wait_log(&self, needle: &str, limit: Duration) {
-        let found = self
-            .log
-            .find(0, limit, |line| line.contains(needle).then_some(()));
-        assert!(
-            found.is_some(),
-            "{} never wrote {needle:?}\n{}",
-            self.name(),
-            self.log()
-        );
-    }
-
     /// The last lines of the log.
     pub fn log(&self) -> String {
-        const SHOWN_LINES: usize = 120;
-        let lines = self
-            .log
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let from = lines.len().saturating_sub(SHOWN_LINES);
-        format!(
-            "--- log of {}, {} lines\n{}\n",
-            self.name(),
-            lines.len(),
-            lines[from..].join("\n")
-        )
+        self.log.tail(self.name())
     }
 
-    /// How many lines it wrote so far.
-    pub fn log_lines(&self) -> usize {
-        self.log.len()
+    /// Whether any line of any start holds `needle`.
+    pub fn logged(&self, needle: &str) -> bool {
+        self.log.contains(needle)
     }
 
     /// Resident memory of the process.
@@ -491,5 +398,46 @@ mod tests {
         assert_eq!(found["mqtt"], SocketAddr::from(([127, 0, 0, 1], 41883)));
         assert_eq!(found.len(), 2);
         assert!(parse_ready("INFO not ready yet").is_none());
+    }
+
+    /// A node that says it is ready on the ports it was given, and ends on SIGTERM with code 0.
+    fn stand_in() -> Launch {
+        use std::os::unix::fs::PermissionsExt as _;
+        let script = fresh_dir("stand-in").join("flotte");
+        let text = "#!/bin/sh\necho starting >&2\nfor a; do case $p in --mqtt-bind) m=$a;; esac; p=$a; done\n\
+                    trap 'exit 0' TERM\necho \"ready mqtt=$m admin=127.0.0.1:9\" >&2\n\
+                    while :; do read -r _ <&3; done 3<>\"$5/fifo\"\n";
+        std::fs::write(&script, text).expect("the script can be written");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))
+            .expect("it is ours");
+        let dir = fresh_dir("stand-in-data");
+        let made = Command::new("mkfifo").arg(dir.join("fifo")).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        Launch::new("standin")
+            .program(&script)
+            .data_dir(&dir)
+            .bind("mqtt", ([127, 0, 0, 1], 4321).into())
+    }
+
+    #[test]
+    fn node_is_started_stopped_killed_and_started_again() {
+        let mut node = stand_in().start();
+        assert_eq!((node.mqtt().port(), node.admin().port()), (4321, 9));
+        assert_eq!(node.sigterm(), Some(0), "{}", node.log());
+        node.restart();
+        node.pause();
+        node.resume();
+        assert!(node.resident_kib() > 0);
+        node.kill9();
+        assert!(!node.is_started());
+        assert!(node.logged("starting"));
+    }
+
+    #[test]
+    fn node_that_ends_by_itself_gives_its_code() {
+        let (code, log) = Launch::new("gone")
+            .program(Path::new("/bin/false"))
+            .run_to_end(STOP_LIMIT);
+        assert_eq!(code, Some(1), "{log}");
     }
 }

@@ -172,3 +172,67 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
     }
     Err(String::from_utf8_lossy(&done.stderr).trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    const PORT: u16 = 4000;
+
+    /// A thread in namespace `node` that answers every connection with one byte.
+    fn serve(netns: &Netns, node: u8) {
+        let address = netns.socket(node, PORT);
+        let listener = netns
+            .inside(node, move || TcpListener::bind(address))
+            .expect("a listener");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let _ = stream.write_all(b"!");
+            }
+        });
+    }
+
+    fn reaches(netns: &Netns, from: u8, to: u8) -> bool {
+        let address = netns.socket(to, PORT);
+        netns.inside(from, move || {
+            let limit = Duration::from_millis(500);
+            let Ok(mut stream) = TcpStream::connect_timeout(&address, limit) else {
+                return false;
+            };
+            stream.set_read_timeout(Some(limit)).is_ok() && stream.read_exact(&mut [0]).is_ok()
+        })
+    }
+
+    #[test]
+    fn cut_parts_two_nodes_and_no_others() {
+        if let Some(reason) = missing() {
+            crate::skip!(reason);
+        }
+        let netns = Netns::new(3);
+        (1..=3).for_each(|node| serve(&netns, node));
+        assert!(reaches(&netns, 1, 2) && reaches(&netns, 2, 1) && reaches(&netns, 1, 3));
+        netns.cut(1, 2);
+        assert!(
+            !reaches(&netns, 1, 2) && !reaches(&netns, 2, 1),
+            "the cut does not cut"
+        );
+        assert!(
+            reaches(&netns, 1, 3) && reaches(&netns, 3, 2),
+            "the cut cuts too much"
+        );
+        netns.heal(1);
+        assert!(
+            reaches(&netns, 1, 2) && reaches(&netns, 2, 1),
+            "the cut does not heal"
+        );
+        assert!(
+            TcpStream::connect(netns.socket(3, PORT)).is_ok(),
+            "the host is off the bridge"
+        );
+    }
+}
