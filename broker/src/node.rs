@@ -6,13 +6,13 @@ use std::time::Duration;
 use flotte_cluster::handle::{self, Cluster, StartError};
 use flotte_cluster::journal::JournalError;
 use flotte_cluster::store::StoreError;
-use flotte_mqtt::session::{InboundConfig, OutboundConfig};
+use flotte_mqtt::session::{InboundConfig, OutboundConfig, Overflow};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::Admin;
 use crate::auth::Authenticator;
 use crate::cli::Exit;
 use crate::config::{Config, Loaded, Sources};
@@ -21,7 +21,7 @@ use crate::listener::Listener;
 use crate::local::LocalClients;
 use crate::router::Router;
 use crate::session::{Limits, Wake};
-use crate::{log, metrics};
+use crate::{config, log, metrics};
 
 /// Threads for consensus, links and the admin port.
 const CLUSTER_THREADS: usize = 2;
@@ -259,7 +259,10 @@ fn limits(config: &Config) -> Limits {
     let outbound = OutboundConfig {
         queue_max_messages: usize::try_from(session.queue_max_messages).unwrap_or(usize::MAX),
         queue_max_bytes: session.queue_max_bytes.as_usize(),
-        overflow: session.overflow.into(),
+        overflow: match session.overflow {
+            config::session::Overflow::DropOld => Overflow::DropOld,
+            config::session::Overflow::DropNew => Overflow::DropNew,
+        },
         queue_qos0_offline: session.queue_qos0,
         inflight_max: session.inflight_max,
         topic_alias_max: mqtt.topic_alias_maximum,

@@ -15,6 +15,7 @@ use crate::meta::{Destinations, Retained};
 use crate::runtime::{Life, Node};
 
 pub use crate::config::Config;
+pub use crate::group::FiredWill;
 pub use crate::raft::Role;
 pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
 

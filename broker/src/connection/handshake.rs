@@ -91,7 +91,7 @@ struct Admitted {
 
 impl Arrival {
     async fn shake_hands(mut self) -> Option<Connection> {
-        let max = u32::try_from(self.worker.shared.config.mqtt.max_packet_size.as_usize()).unwrap_or(u32::MAX);
+        let max = self.worker.shared.config.mqtt.max_packet_size.as_usize();
         let mut decoder = Decoder::new(max);
         let mut buffer = BytesMut::new();
         let connect = self.read_connect(&mut decoder, &mut buffer).await?;
@@ -152,7 +152,7 @@ impl Arrival {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
         let (client, assigned) = self.client_id(&connect)?;
-        if connect.properties.authentication_method().is_some() {
+        if connect.properties.auth_method().is_some() {
             // [MQTT-4.12.0-1]
             return Err(ReasonCode::BadAuthenticationMethod);
         }

@@ -20,6 +20,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use flotte_cluster::id::NodeRef;
@@ -83,7 +84,7 @@ impl End {
 enum Event {
     Read(io::Result<usize>),
     Woken(Wake),
-    Writable(bool),
+    Writable,
     /// The first of the publishes that wait can be routed.
     Placeable,
     Subscribed(Result<(), ReasonCode>),
@@ -147,12 +148,11 @@ impl Connection {
 
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
-        let Connection { worker, socket, session, signal, waiting, subscribing, full, blocked, .. } = self;
+        let Connection { worker, socket, signal, waiting, subscribing, full, blocked, .. } = self;
         tokio::select! {
             biased;
             wake = signal.wait() => Event::Woken(wake),
-            read = read_some(socket, worker), if may_read => Event::Read(read),
-            writable = writable(socket, session), if *blocked => Event::Writable(writable),
+            event = socket_event(socket, worker, may_read, *blocked), if may_read || *blocked => event,
             () = publish::placeable(waiting), if !waiting.is_empty() => Event::Placeable,
             done = subscribe::run(subscribing), if subscribing.is_some() => Event::Subscribed(done),
             () = room(worker, *full), if full.is_some() => Event::Room,
@@ -164,7 +164,7 @@ impl Connection {
             && self.waiting.len() < WAITING_MAX
             && self.requests.len() < WAITING_MAX
             && self.unleased_since_ms.is_none()
-            && !self.blocked
+            && !(self.blocked && self.session.output().lock().is_overfull())
             && !self.session.inbound().lock().is_full()
     }
 
@@ -188,9 +188,8 @@ impl Connection {
                 Err(End::Lost)
             }
             Event::Woken(wake) => self.woken(wake),
-            Event::Writable(false) => Ok(()),
-            Event::Writable(true) => {
-                self.blocked = false;
+            Event::Writable => {
+                self.blocked = !self.session.output().lock().writable(now_ms());
                 self.process()
             }
             Event::Placeable => {
@@ -315,11 +314,18 @@ async fn read_some(socket: &mut OwnedReadHalf, worker: &Rc<Worker>) -> io::Resul
     poll_fn(|cx| poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer())).await
 }
 
-async fn writable(socket: &OwnedReadHalf, session: &Arc<Session>) -> bool {
-    if socket.as_ref().writable().await.is_err() {
-        return true;
-    }
-    session.output().lock().writable(now_ms())
+/// Reads, and waits for room in the socket where that was full.
+async fn socket_event(socket: &mut OwnedReadHalf, worker: &Rc<Worker>, read: bool, blocked: bool) -> Event {
+    poll_fn(|cx| {
+        if blocked && socket.as_ref().poll_write_ready(cx).is_ready() {
+            return Poll::Ready(Event::Writable);
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer()).map(Event::Read)
+    })
+    .await
 }
 
 async fn room(worker: &Rc<Worker>, link: Option<NodeRef>) {

@@ -11,12 +11,11 @@ use flotte_mqtt::session::{AckKind, AckOut, Begin, Ticket};
 use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{PacketId, QoS, Version};
 use futures::future::BoxFuture;
-use metrics::counter;
+use ::metrics::counter;
 use tracing::debug;
 
 use super::{Connection, End};
 use crate::config::mqtt::DollarTopics;
-use crate::metrics;
 use crate::router::{Notify, Outgoing, Placing};
 use crate::session::now_ms;
 
@@ -49,7 +48,7 @@ pub(super) fn ack_packet(ack: AckOut) -> Packet {
 
 impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Result<(), End> {
-        metrics::message_received(publish.qos);
+        crate::metrics::message_received(publish.qos);
         let topic = self.topic_of(&publish)?;
         self.check_capabilities(&publish, &topic)?;
         let ticket = match publish.packet_id {

@@ -173,6 +173,12 @@ impl Output {
         !self.blocked
     }
 
+    /// Whether so much waits for the socket that nothing more should be read from the client: what it asks for is
+    /// answered into the same buffer.
+    pub fn is_overfull(&self) -> bool {
+        self.buffer.len() > UNREAD_BYTES_MAX / 4
+    }
+
     /// Whether nothing is left to be written.
     pub fn is_flushed(&self) -> bool {
         self.buffer.is_empty()

@@ -48,7 +48,7 @@ pub struct Registry {
 impl Default for Registry {
     fn default() -> Self {
         let hasher = RandomState::default();
-        let shards = std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher)));
+        let shards = std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher.clone())));
         Registry { hasher, shards }
     }
 }
