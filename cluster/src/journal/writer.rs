@@ -64,7 +64,7 @@ pub(super) struct Writer {
     /// Sequence of the next record.
     sequence: u64,
     /// All records up to this sequence are durable.
-    synced: u64,
+    pub(super) synced: u64,
     /// Raised whenever the buffer is emptied.
     emptied: u64,
     /// Requests of the batch that are not staged yet.
