@@ -266,6 +266,13 @@ impl SimDisk {
         self.0.lock().crashed = true;
     }
 
+    /// The process was killed and the power stayed on: nothing is lost, and nothing more is durable.
+    pub(super) fn revive(&self) {
+        let mut state = self.0.lock();
+        state.crashed = false;
+        state.crash_at = None;
+    }
+
     pub(super) fn lie(&self) {
         self.0.lock().lying = true;
     }
