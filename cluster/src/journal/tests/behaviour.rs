@@ -87,6 +87,22 @@ fn append_is_readable_before_it_is_durable() {
 }
 
 #[test]
+fn entry_replaced_while_it_is_written_keeps_its_new_content() {
+    let mut rig = Rig::open(&SimDisk::new(), small()).unwrap();
+    rig.submit(1, Step::Append(records(1, 3, 10)));
+    let batch = rig.shared.take();
+    rig.submit(1, Step::Truncate { from: 2 });
+    rig.submit(
+        1,
+        Step::Append(vec![record(2, 1, b"other"), record(3, 1, b"another")]),
+    );
+    rig.writer.turn(batch).unwrap();
+    assert_eq!(World::of(&rig.shared).unwrap(), *rig.world());
+    rig.turn().unwrap();
+    assert_eq!(World::of(&rig.shared).unwrap(), *rig.world());
+}
+
+#[test]
 fn one_batch_is_one_sync() {
     let mut rig = Rig::open(&SimDisk::new(), small()).unwrap();
     for group in 0..10 {
@@ -229,6 +245,8 @@ fn cache_keeps_its_limit_and_recent_entries_need_no_disk() {
 fn old_segments_go_and_votes_and_purge_marks_stay() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(&dir, small());
+    vote(&journal, GroupId(3), b"older vote").unwrap();
+    purge(&journal, GroupId(4), 7).unwrap();
     vote(&journal, GroupId(3), b"old vote").unwrap();
     purge(&journal, GroupId(4), 77).unwrap();
     for index in 1..=100 {

@@ -206,7 +206,7 @@ fn record_behind_a_lost_start_never_comes_back() {
 #[test]
 fn segment_stays_until_the_purge_of_its_entries_is_durable() {
     // A purge of group 2 lets segments go while one of group 1 took effect in memory only.
-    for queued in [false, true] {
+    for (queued, purges) in [(false, 1), (true, 1), (false, 2), (true, 2)] {
         let disk = SimDisk::new();
         let mut rig = Rig::open(&disk, small()).unwrap();
         rig.submit(1, Step::Append(records(1, 2, 100)));
@@ -215,12 +215,19 @@ fn segment_stays_until_the_purge_of_its_entries_is_durable() {
         }
         rig.submit(2, Step::Append(records(1, 20, 500)));
         rig.submit(2, Step::Purge(Mark { index: 20, term: 1 }));
+        if purges == 2 {
+            rig.submit(1, Step::Purge(Mark { index: 1, term: 1 }));
+        }
         let batch = rig.shared.take();
         let world = rig.world().clone();
         rig.submit(1, Step::Purge(Mark { index: 2, term: 1 }));
         rig.writer.turn(batch).unwrap();
         let after = Rig::open(&disk.reboot(Fate::AllLost), small()).unwrap();
-        assert_eq!(*after.world(), world, "entries still queued: {queued}");
+        assert_eq!(
+            *after.world(),
+            world,
+            "entries still queued: {queued}, {purges} purges"
+        );
         rig.turn().unwrap();
         assert!(rig.shared.oldest_segment() > Some(1));
     }
