@@ -237,14 +237,14 @@ enum Task {
 
 /// Where the work is done.
 enum Workshop {
-    /// On the writer's own thread: until the thread is started, or when it can not be.
+    /// On the writer's own thread, until another is started.
     Here(Maker),
     Thread {
         tasks: SyncSender<Task>,
         made: Receiver<Result<Segment, JournalError>>,
         handle: JoinHandle<()>,
     },
-    /// The thread is gone.
+    /// No longer anywhere.
     Closed,
 }
 
@@ -266,10 +266,10 @@ impl Spares {
     }
 
     /// Moves the work to a thread of its own.
-    pub(super) fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) -> std::io::Result<()> {
         let Workshop::Here(mut maker) = std::mem::replace(&mut self.workshop, Workshop::Closed)
         else {
-            return;
+            return Ok(());
         };
         let (tasks, inbox) = sync_channel(TASKS);
         let (outbox, made) = sync_channel(1);
@@ -285,19 +285,15 @@ impl Spares {
                 }
             }
         };
-        match std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name("journal-spare".to_owned())
-            .spawn(work)
-        {
-            Ok(handle) => {
-                self.workshop = Workshop::Thread {
-                    tasks,
-                    made,
-                    handle,
-                }
-            }
-            Err(error) => tracing::error!(%error, "the journal can not start its thread"),
-        }
+            .spawn(work)?;
+        self.workshop = Workshop::Thread {
+            tasks,
+            made,
+            handle,
+        };
+        Ok(())
     }
 
     /// Asks for a segment ahead of its use.
@@ -362,7 +358,7 @@ impl Drop for Spares {
             drop(tasks);
             drop(made);
             if handle.join().is_err() {
-                tracing::error!("the journal's helper panicked");
+                tracing::error!("the thread that prepares segments panicked");
             }
         }
     }

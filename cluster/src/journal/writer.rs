@@ -118,9 +118,10 @@ impl Writer {
     }
 
     /// From now on the next segment is prepared by a thread while this one is written.
-    pub(super) fn prepare_ahead(&mut self) {
-        self.spares.spawn();
+    pub(super) fn prepare_ahead(&mut self) -> std::io::Result<()> {
+        self.spares.spawn()?;
         self.spares.prepare(self.active.number + 1);
+        Ok(())
     }
 
     /// Works until the journal is closed and nothing waits, or the disk fails.
