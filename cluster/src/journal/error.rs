@@ -16,7 +16,8 @@ pub enum JournalError {
         allowed: &'static str,
     },
     /// The disk failed. Final: whether what was under way is durable is unknown, and every later call fails
-    /// the same way. The process must end.
+    /// the same way. Also when a full disk has used up what each segment keeps for votes, truncations and purges.
+    /// The process must end.
     #[error("journal: the disk failed: {cause}")]
     Dead { cause: String },
     /// No room for this request. It was refused whole; purge frees room, and later requests may succeed.

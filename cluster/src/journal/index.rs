@@ -249,7 +249,8 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn purge(&mut self, id: GroupId, upto: Mark) -> Result<(), JournalError> {
+    /// Returns the mark that holds now: a mark that is not higher than the present one changes nothing.
+    pub(super) fn purge(&mut self, id: GroupId, upto: Mark) -> Result<Mark, JournalError> {
         let group = self.groups.entry(id).or_default();
         let hole = !group.slots.is_empty() && upto.index.saturating_add(1) < group.first;
         if (hole && group.purged.is_none()) || upto.index == u64::MAX {
@@ -263,10 +264,12 @@ impl Index {
         let before = group.cached_bytes;
         group.cut_front(upto.index);
         self.cached_bytes -= before - group.cached_bytes;
-        if group.purged.is_none_or(|mark| mark.index < upto.index) {
-            group.purged = Some(upto);
-        }
-        Ok(())
+        let mark = group
+            .purged
+            .filter(|mark| mark.index >= upto.index)
+            .unwrap_or(upto);
+        group.purged = Some(mark);
+        Ok(mark)
     }
 
     pub(super) fn save_vote(&mut self, id: GroupId, vote: Bytes) {
@@ -331,11 +334,7 @@ impl Index {
                 return;
             };
             let before = group.cached_bytes;
-            group.evict(
-                before
-                    .saturating_sub(self.cached_bytes - target)
-                    .max(before / 2),
-            );
+            group.evict(before.saturating_sub(self.cached_bytes - target));
             self.cached_bytes -= before - group.cached_bytes;
             if self.cached_bytes <= target || before == group.cached_bytes {
                 return;

@@ -6,13 +6,15 @@
 //!
 //! ```text
 //! callers --admit--> index (memory) --queue--> writer thread: stage, write, fdatasync, done --> segments
-//!                                                 ^ spare segments prepared and old ones recycled by a helper
+//!                                                 ^ spare segments prepared and old ones recycled by a second thread
 //! ```
 //! - All groups share one queue, one writer and one fdatasync per batch of waiting requests (group commit).
 //! - A request takes effect in the index at once, so reads see it; `done` is called when it is durable.
 //! - Segments are preallocated. The next one is prepared while the present one is written.
 //! - A segment is dropped when no live entry is in it or in an older one; votes and purge marks that were
 //!   last written there are written again first.
+//! - The name of one empty file (`*.floor`) says up to which record all was durable at the last open or drop of
+//!   segments, so that a lost end of the journal is noticed.
 //! - A part of each segment is kept for votes, truncations and purges, so that a full disk refuses appends but
 //!   can still be purged.
 
@@ -175,7 +177,9 @@ impl Journal {
 
     fn start(disk: Arc<dyn Disk>, config: JournalConfig) -> Result<Self, JournalError> {
         let Opened { shared, mut writer } = recover::open(disk, config)?;
-        writer.prepare_ahead();
+        let threaded = writer.prepare_ahead();
+        threaded
+            .map_err(|error| JournalError::open("start the thread for spare segments", &error))?;
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -342,7 +346,8 @@ impl Journal {
         self.inner.shared.stats()
     }
 
-    /// Writes what waits, then stops the writer and waits for it. Later requests are refused; reads go on.
+    /// Writes what waits, then stops the writer and waits for it: blocks for that long, as does dropping the
+    /// last handle. Later requests are refused; reads go on.
     pub fn shutdown(&self) {
         self.inner.stop();
     }

@@ -360,14 +360,13 @@ impl Shared {
         self.state.lock().segments.insert(segment.number, segment);
     }
 
-    /// Takes the oldest segment out of the table if it is before `keep`.
-    pub(super) fn drop_segment(&self, keep: u64) -> Option<Arc<Segment>> {
+    /// Takes the segments before `keep` out of the table.
+    pub(super) fn drop_segments(&self, keep: u64) -> Vec<Arc<Segment>> {
         let mut state = self.state.lock();
-        let oldest = state
-            .segments
-            .first_entry()
-            .filter(|entry| *entry.key() < keep);
-        oldest.map(|entry| entry.remove())
+        let kept = state.segments.split_off(&keep);
+        std::mem::replace(&mut state.segments, kept)
+            .into_values()
+            .collect()
     }
 
     pub(super) fn oldest_segment(&self) -> Option<u64> {
@@ -388,7 +387,10 @@ impl State {
                 self.index.append(request.group, records, *ticket)
             }
             Op::Truncate { from } => self.index.truncate(request.group, *from),
-            Op::Purge(upto) => self.index.purge(request.group, *upto),
+            Op::Purge(upto) => {
+                *upto = self.index.purge(request.group, *upto)?;
+                Ok(())
+            }
             Op::Vote(vote) => {
                 self.index.save_vote(request.group, vote.clone());
                 Ok(())

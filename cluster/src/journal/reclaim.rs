@@ -28,9 +28,8 @@ impl Writer {
             Err(JournalError::Full { .. }) => return self.flush().map(|_| ()),
             Err(error) => return Err(error),
         }
-        while let Some(segment) = self.shared.drop_segment(keep) {
-            self.spares.discard(segment);
-        }
+        let segments = self.shared.drop_segments(keep);
+        self.spares.discard(segments, self.synced);
         Ok(())
     }
 

@@ -6,15 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::disk::{Disk, DiskFile, write_all_at};
-use super::error::is_full;
+use super::disk::{Disk, DiskFile};
 use super::format::{
-    self, BadHeader, Kind, Label, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader,
-    VERSION,
+    self, BadHeader, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader, VERSION,
 };
 use super::index::{Index, OnDisk, Place};
 use super::queue::{Segment, Shared};
-use super::spare::{FRESH, Maker, RECYCLED, Spares, segment_name, segment_number};
+use super::spare::{FRESH, Maker, RECYCLED, Spares, floor_sequence, segment_name, segment_number};
 use super::writer::{Kept, Position, Writer};
 use super::{GroupId, JournalConfig, JournalError, Mark};
 
@@ -40,39 +38,57 @@ struct Replay {
     kept: BTreeMap<GroupId, Kept>,
     /// Sequence of the record that comes next.
     expected: u64,
+    /// All records up to this sequence were durable once.
+    floor: u64,
+}
+
+/// Files beside the segments.
+struct Leftovers {
+    /// There is a file to recycle.
+    recycled: bool,
+    /// What the floor's name says, if there is one.
+    floor: Option<u64>,
 }
 
 /// Opens the journal on this disk.
 pub(super) fn open(disk: Arc<dyn Disk>, config: JournalConfig) -> Result<Opened, JournalError> {
-    let recycled =
-        tidy(&*disk, config.segment_bytes).map_err(|error| JournalError::open("tidy", &error))?;
+    let tidied = tidy(&*disk, config.segment_bytes);
+    let leftovers = tidied.map_err(|error| JournalError::open("tidy", &error))?;
     let mut found = find(&*disk)?;
     let blanks = split_blanks(&mut found)?;
     let mut replay = Replay {
         index: Index::new(config.cache_bytes),
         kept: BTreeMap::new(),
         expected: found.first().and_then(|segment| segment.start).unwrap_or(1),
+        floor: leftovers.floor.unwrap_or(0),
     };
     for (at, segment) in found.iter().enumerate() {
         if let Some(next) = found.get(at + 1) {
             replay.sealed(segment, next.start.unwrap_or(0))?;
         }
     }
-    let mut torn = 0;
-    if let Some(last) = found.last_mut() {
-        torn = replay.last(last)?;
-    }
+    let (end, mut torn) = match found.last() {
+        Some(last) => replay.last(last)?,
+        None => (0, 0),
+    };
     for blank in &blanks {
         torn += replay.blank(blank)?;
     }
     replay.check()?;
+    if let Some(last) = found.last_mut() {
+        last.cut(end)
+            .map_err(|error| JournalError::open("cut off the tail", &error))?;
+    }
     if torn > 0 {
         tracing::warn!(
             bytes = torn,
             "the journal had a torn tail, which was cut off"
         );
     }
-    let mut maker = Maker::new(disk, &config, recycled);
+    let mut maker = Maker::new(disk, &config, leftovers.recycled, leftovers.floor);
+    maker
+        .raise_floor(replay.expected - 1)
+        .map_err(|error| JournalError::open("raise the floor", &error))?;
     for blank in blanks.into_iter().rev() {
         maker.discard(Arc::new(blank.into_segment()));
     }
@@ -93,18 +109,23 @@ pub(super) fn open(disk: Arc<dyn Disk>, config: JournalConfig) -> Result<Opened,
     Ok(Opened { shared, writer })
 }
 
-/// Removes files that were being made; says whether there is one to recycle.
-fn tidy(disk: &dyn Disk, segment_bytes: u64) -> std::io::Result<bool> {
-    let mut recycled = false;
+/// Removes files that were being made; says what else there is.
+fn tidy(disk: &dyn Disk, segment_bytes: u64) -> std::io::Result<Leftovers> {
+    let mut leftovers = Leftovers {
+        recycled: false,
+        floor: None,
+    };
     for name in disk.list()? {
         if name == RECYCLED && disk.open(RECYCLED)?.len()? == segment_bytes {
-            recycled = true;
+            leftovers.recycled = true;
         } else if name == FRESH || name == RECYCLED {
             disk.remove(&name)?;
+        } else if let Some(floor) = floor_sequence(&name) {
+            leftovers.floor = leftovers.floor.max(Some(floor));
         }
     }
     disk.sync_dir()?;
-    Ok(recycled)
+    Ok(leftovers)
 }
 
 /// All segments in order, with their headers and Start records.
@@ -187,6 +208,15 @@ impl Found {
         Ok(bytes)
     }
 
+    /// Makes `end` the end of the segment, and all before it durable: what was read may still be in the page
+    /// cache only.
+    fn cut(&mut self, end: u64) -> std::io::Result<()> {
+        self.file.set_len(end)?;
+        self.file.sync_data()?;
+        self.len = end;
+        Ok(())
+    }
+
     fn into_segment(self) -> Segment {
         Segment {
             number: self.number,
@@ -222,51 +252,19 @@ impl Replay {
         Ok(())
     }
 
-    /// The last segment with records: they end at a torn tail or where nothing was written. Cuts it there, and
-    /// says how many bytes were torn.
-    fn last(&mut self, segment: &mut Found) -> Result<u64, JournalError> {
+    /// The last segment with records: they end at a torn tail or where nothing was written. Says where, and
+    /// how many bytes were torn.
+    fn last(&mut self, segment: &Found) -> Result<(u64, u64), JournalError> {
         let bytes = segment.read()?;
         let end = self.records(segment, &bytes, u64::MAX)?;
-        let seed = segment.header.seed();
-        if self.outlived(&bytes, end, seed) {
+        if self.expected <= self.floor || self.outlived(&bytes, end, segment.header.seed()) {
             return Err(segment.corrupt(
                 &bytes,
                 end,
                 "the record does not fit, though it was durable",
             ));
         }
-        let torn = torn_bytes(&bytes, end, &segment.header);
-        let len = self.cut(&*segment.file, end as u64, seed);
-        segment.len = len.map_err(|error| JournalError::open("cut off the tail", &error))?;
-        Ok(torn)
-    }
-
-    /// Makes `end` the end of a segment, all before it durable and sealed; says its length.
-    fn cut(&self, file: &dyn DiskFile, end: u64, seed: u32) -> std::io::Result<u64> {
-        file.set_len(end)?;
-        // What was read may still be in the page cache only.
-        file.sync_data()?;
-        let label = Label {
-            kind: Kind::Seal,
-            group: GroupId(0),
-            index: 0,
-            term: 0,
-        };
-        let mut seal = Vec::with_capacity(RECORD_HEADER);
-        format::encode(
-            &mut seal,
-            seed,
-            label,
-            (self.expected, self.expected - 1),
-            &[],
-        );
-        match write_all_at(file, &seal, end) {
-            Ok(()) => file.sync_data()?,
-            // It only helps to tell damage from a torn tail.
-            Err((_, error)) if is_full(&error) => file.set_len(end)?,
-            Err((_, error)) => return Err(error),
-        }
-        file.len()
+        Ok((end as u64, torn_bytes(&bytes, end, &segment.header)))
     }
 
     /// A segment that holds no Start record: nothing in it may have been durable.
@@ -365,8 +363,11 @@ impl Replay {
         true
     }
 
-    /// All entries after a purge mark must be there.
+    /// What was durable, and all entries after a purge mark, must be there.
     fn check(&self) -> Result<(), JournalError> {
+        if self.expected <= self.floor {
+            return Err(damaged(1, 0, "all segments are missing"));
+        }
         let Some((group, index, Place::Written { segment, offset })) = self.index.hole() else {
             return Ok(());
         };

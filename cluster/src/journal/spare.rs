@@ -19,8 +19,8 @@ pub(super) const FRESH: &str = "fresh.tmp";
 /// A former segment whose blocks serve again.
 pub(super) const RECYCLED: &str = "recycled.tmp";
 
-/// Smallest segment made when the disk is full at open.
-const SMALLEST: u64 = 64 * 1024;
+/// When the disk is full at open, a segment may be smaller by this factor.
+const SMALLER: u64 = 256;
 /// Tasks that may wait for the thread.
 const TASKS: usize = 8;
 
@@ -53,6 +53,19 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
+/// File name that says: all records up to this sequence were durable once.
+pub(super) fn floor_name(sequence: u64) -> String {
+    format!("{sequence:016x}.floor")
+}
+
+/// The sequence in the floor's file name.
+pub(super) fn floor_sequence(name: &str) -> Option<u64> {
+    let digits = name
+        .strip_suffix(".floor")
+        .filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 /// Makes and unmakes segments.
 pub(super) struct Maker {
     disk: Arc<dyn Disk>,
@@ -60,17 +73,25 @@ pub(super) struct Maker {
     min_free_bytes: u64,
     /// `RECYCLED` exists and has the length of a segment.
     recycled: bool,
+    /// What the name of the floor's file says; None when there is none yet.
+    floor: Option<u64>,
     /// A failure to put away a segment, told at the next `make`.
     failed: Option<JournalError>,
 }
 
 impl Maker {
-    pub(super) fn new(disk: Arc<dyn Disk>, config: &JournalConfig, recycled: bool) -> Self {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        config: &JournalConfig,
+        recycled: bool,
+        floor: Option<u64>,
+    ) -> Self {
         Self {
             disk,
             segment_bytes: config.segment_bytes,
             min_free_bytes: config.min_free_bytes,
             recycled,
+            floor,
             failed: None,
         }
     }
@@ -78,10 +99,11 @@ impl Maker {
     /// The first segment after open: what was kept back is used, and on a full disk a small one does, so that
     /// the journal can at least be purged.
     pub(super) fn make_first(&mut self, number: u64) -> Result<Segment, JournalError> {
+        let smallest = (self.segment_bytes / SMALLER).max(1024);
         let mut len = self.segment_bytes;
         loop {
             match self.make_sized(number, len, 0) {
-                Err(JournalError::Full { .. }) if len / 4 >= SMALLEST => len /= 4,
+                Err(JournalError::Full { .. }) if len / 2 >= smallest => len /= 2,
                 other => return other,
             }
         }
@@ -158,9 +180,36 @@ impl Maker {
         }
     }
 
+    /// Notes that all records up to this sequence are durable. Without the note, records missing at the end
+    /// after older segments went would look like records that never were.
+    pub(super) fn raise_floor(&mut self, sequence: u64) -> std::io::Result<()> {
+        match self.floor {
+            Some(floor) if floor >= sequence => return Ok(()),
+            Some(floor) => self
+                .disk
+                .rename(&floor_name(floor), &floor_name(sequence))?,
+            None => drop(self.disk.create(&floor_name(sequence))?),
+        }
+        self.floor = Some(sequence);
+        self.disk.sync_dir()
+    }
+
+    /// Puts away segments of which nothing is needed any more, now that all up to `floor` is durable.
+    fn discard_all(&mut self, segments: Vec<Arc<Segment>>, floor: u64) {
+        if let Err(error) = self.raise_floor(floor) {
+            self.failed = Some(JournalError::dead("raise the floor", &error));
+        }
+        for segment in segments {
+            self.discard(segment);
+        }
+    }
+
     /// Puts away a segment that nothing needs any more: its file serves again, unless one waits for that
     /// already, it has another length, or a reader still holds it.
     pub(super) fn discard(&mut self, segment: Arc<Segment>) {
+        if self.failed.is_some() {
+            return;
+        }
         let name = segment_name(segment.number);
         let alone = Arc::try_unwrap(segment).ok();
         let recycle =
@@ -180,19 +229,22 @@ impl Maker {
 
 enum Task {
     Make(u64),
-    Discard(Arc<Segment>),
+    Discard {
+        segments: Vec<Arc<Segment>>,
+        floor: u64,
+    },
 }
 
 /// Where the work is done.
 enum Workshop {
-    /// On the writer's own thread: until the thread is started, or when it can not be.
+    /// On the writer's own thread, until another is started.
     Here(Maker),
     Thread {
         tasks: SyncSender<Task>,
         made: Receiver<Result<Segment, JournalError>>,
         handle: JoinHandle<()>,
     },
-    /// The thread is gone.
+    /// No longer anywhere.
     Closed,
 }
 
@@ -214,17 +266,17 @@ impl Spares {
     }
 
     /// Moves the work to a thread of its own.
-    pub(super) fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) -> std::io::Result<()> {
         let Workshop::Here(mut maker) = std::mem::replace(&mut self.workshop, Workshop::Closed)
         else {
-            return;
+            return Ok(());
         };
         let (tasks, inbox) = sync_channel(TASKS);
         let (outbox, made) = sync_channel(1);
         let work = move || {
             while let Ok(task) = inbox.recv() {
                 match task {
-                    Task::Discard(segment) => maker.discard(segment),
+                    Task::Discard { segments, floor } => maker.discard_all(segments, floor),
                     Task::Make(number) => {
                         if outbox.send(maker.make(number)).is_err() {
                             return;
@@ -233,19 +285,15 @@ impl Spares {
                 }
             }
         };
-        match std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name("journal-spare".to_owned())
-            .spawn(work)
-        {
-            Ok(handle) => {
-                self.workshop = Workshop::Thread {
-                    tasks,
-                    made,
-                    handle,
-                }
-            }
-            Err(error) => tracing::error!(%error, "the journal can not start its thread"),
-        }
+            .spawn(work)?;
+        self.workshop = Workshop::Thread {
+            tasks,
+            made,
+            handle,
+        };
+        Ok(())
     }
 
     /// Asks for a segment ahead of its use.
@@ -288,12 +336,12 @@ impl Spares {
         self.ready.take()
     }
 
-    /// Puts away a segment that nothing needs any more.
-    pub(super) fn discard(&mut self, segment: Arc<Segment>) {
+    /// Puts away segments of which nothing is needed any more, now that all up to `floor` is durable.
+    pub(super) fn discard(&mut self, segments: Vec<Arc<Segment>>, floor: u64) {
         match &mut self.workshop {
-            Workshop::Here(maker) => maker.discard(segment),
+            Workshop::Here(maker) => maker.discard_all(segments, floor),
             // When the thread is gone the next `ensure` says so.
-            Workshop::Thread { tasks, .. } => drop(tasks.send(Task::Discard(segment))),
+            Workshop::Thread { tasks, .. } => drop(tasks.send(Task::Discard { segments, floor })),
             Workshop::Closed => {}
         }
     }
@@ -310,7 +358,7 @@ impl Drop for Spares {
             drop(tasks);
             drop(made);
             if handle.join().is_err() {
-                tracing::error!("the journal's helper panicked");
+                tracing::error!("the thread that prepares segments panicked");
             }
         }
     }

@@ -64,7 +64,7 @@ pub(super) struct Writer {
     /// Sequence of the next record.
     sequence: u64,
     /// All records up to this sequence are durable.
-    synced: u64,
+    pub(super) synced: u64,
     /// Raised whenever the buffer is emptied.
     emptied: u64,
     /// Requests of the batch that are not staged yet.
@@ -118,9 +118,10 @@ impl Writer {
     }
 
     /// From now on the next segment is prepared by a thread while this one is written.
-    pub(super) fn prepare_ahead(&mut self) {
-        self.spares.spawn();
+    pub(super) fn prepare_ahead(&mut self) -> std::io::Result<()> {
+        self.spares.spawn()?;
         self.spares.prepare(self.active.number + 1);
+        Ok(())
     }
 
     /// Works until the journal is closed and nothing waits, or the disk fails.
