@@ -58,7 +58,9 @@ impl LocalClients {
 
 impl Local for LocalClients {
     fn deliver(&self, publish: Forward) -> bool {
-        let Some(shared) = self.shared.get() else { return true };
+        let Some(shared) = self.shared.get() else {
+            return true;
+        };
         if self.is_repeated(publish.will.as_ref()) {
             return true;
         }
@@ -72,7 +74,9 @@ impl Local for LocalClients {
         }
         shares.iter().all(|pick| {
             // One that cannot be read has no member either.
-            share_of(pick).is_some_and(|(group, filter)| shared.router.deliver_share(&message, &group, &filter))
+            share_of(pick).is_some_and(|(group, filter)| {
+                shared.router.deliver_share(&message, &group, &filter)
+            })
         })
     }
 
@@ -82,8 +86,12 @@ impl Local for LocalClients {
 
     fn kick(&self, kick: Kick, done: Box<dyn FnOnce() + Send>) {
         let client = ClientId::try_from(kick.client);
-        let (Some(shared), Ok(client)) = (self.shared.get(), client) else { return done() };
-        let Some(session) = shared.registry.kicked(&client, kick.epoch) else { return done() };
+        let (Some(shared), Ok(client)) = (self.shared.get(), client) else {
+            return done();
+        };
+        let Some(session) = shared.registry.kicked(&client, kick.epoch) else {
+            return done();
+        };
         if kick.session {
             session.doom();
         }
@@ -96,7 +104,9 @@ impl Local for LocalClients {
     }
 
     fn publish_will(&self, fired: FiredWill, key: WillKey) -> BoxFuture<'static, bool> {
-        let Some(shared) = self.shared.get().cloned() else { return futures::future::ready(false).boxed() };
+        let Some(shared) = self.shared.get().cloned() else {
+            return futures::future::ready(false).boxed();
+        };
         let Some(message) = will_message(fired, key) else {
             warn!("a will cannot be read");
             return futures::future::ready(true).boxed();
@@ -106,7 +116,9 @@ impl Local for LocalClients {
     }
 
     fn reset(&self) -> BoxFuture<'static, ()> {
-        let Some(shared) = self.shared.get().cloned() else { return futures::future::ready(()).boxed() };
+        let Some(shared) = self.shared.get().cloned() else {
+            return futures::future::ready(()).boxed();
+        };
         async move { reset(&shared).await }.boxed()
     }
 }
@@ -114,13 +126,16 @@ impl Local for LocalClients {
 async fn publish_will(shared: &Arc<Shared>, mut message: Outgoing, repeated: bool) -> bool {
     if message.retain {
         match shared.cluster().retain(retain_command(&message)).await {
-            Ok((index, RetainResult::Stored | RetainResult::Deleted)) => message.retain_index = index,
+            Ok((index, RetainResult::Stored | RetainResult::Deleted)) => {
+                message.retain_index = index
+            }
             Ok((_, RetainResult::Quota)) => {}
             Err(_) => return false,
         }
     }
     let (task, placed) = oneshot::channel();
-    let placing = (message.qos > QoS::AtMostOnce).then(|| Placing::new(Notify::Task(Mutex::new(Some(task)))));
+    let placing =
+        (message.qos > QoS::AtMostOnce).then(|| Placing::new(Notify::Task(Mutex::new(Some(task)))));
     let mut matched = shared.router.matched(&message.topic, &message.publisher);
     if repeated {
         matched.targets.clear();
@@ -143,9 +158,12 @@ async fn reset(shared: &Arc<Shared>) {
     for session in &sessions {
         let (done, closed) = oneshot::channel();
         session.doom();
-        let told = session.close(Wake::RESET, Box::new(move || {
-            let _ = done.send(());
-        }));
+        let told = session.close(
+            Wake::RESET,
+            Box::new(move || {
+                let _ = done.send(());
+            }),
+        );
         if told.is_none() {
             closing.push(closed);
         }
@@ -160,7 +178,9 @@ async fn reset(shared: &Arc<Shared>) {
 fn will_message(fired: FiredWill, key: WillKey) -> Option<Outgoing> {
     let will = fired.will;
     let mut properties = properties_from(will.properties)?;
-    let expires_at_ms = properties.message_expiry().map(|seconds| now_ms() + u64::from(seconds) * 1_000);
+    let expires_at_ms = properties
+        .message_expiry()
+        .map(|seconds| now_ms() + u64::from(seconds) * 1_000);
     properties.remove(PropertyId::MessageExpiry);
     Some(Outgoing {
         topic: topic_from(will.topic)?,
@@ -214,10 +234,18 @@ mod tests {
     #[test]
     fn a_will_is_fanned_out_once_and_forgotten_below_the_floor() {
         let mut seen = SeenWills::default();
-        let key = |key, floor| WillKey { group: 1, key, floor };
+        let key = |key, floor| WillKey {
+            group: 1,
+            key,
+            floor,
+        };
         assert!(seen.insert(&key(3, 1)));
         assert!(!seen.insert(&key(3, 1)));
-        assert!(seen.insert(&WillKey { group: 2, key: 3, floor: 1 }));
+        assert!(seen.insert(&WillKey {
+            group: 2,
+            key: 3,
+            floor: 1
+        }));
         assert!(seen.insert(&key(5, 4)));
         assert!(!seen.insert(&key(3, 1)), "below the floor it was done");
         assert_eq!(seen.groups[&1].len(), 1);

@@ -11,8 +11,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 /// Seconds: from 10 us to 10 s.
 const SECONDS: &[f64] = &[
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-    2.5, 5.0, 10.0,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 /// Counters that are found once and kept.
@@ -39,7 +39,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe();
     let per_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
-    let dropped = DropReason::ALL.map(|reason| counter!("flotte_copies_dropped_total", "reason" => reason.label()));
+    let dropped = DropReason::ALL
+        .map(|reason| counter!("flotte_copies_dropped_total", "reason" => reason.label()));
     let _ = HOT.set(Hot {
         accepted: counter!("flotte_copies_accepted_total"),
         delivered: counter!("flotte_copies_delivered_total"),
@@ -53,7 +54,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         link_dropped: counter!("flotte_link_dropped_total"),
     });
     let commit = option_env!("FLOTTE_COMMIT").unwrap_or("unknown");
-    gauge!("flotte_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => commit).set(1.0);
+    gauge!("flotte_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => commit)
+        .set(1.0);
     Ok(handle)
 }
 
@@ -117,28 +119,70 @@ fn describe() {
     describe_gauge!("flotte_connections", "Connections, by listener");
     describe_counter!("flotte_connects_total", "CONNECTs, by result");
     describe_counter!("flotte_disconnects_total", "Ended connections, by reason");
-    describe_gauge!("flotte_sessions", "Sessions held by this node, by kind and state");
-    describe_gauge!("flotte_subscriptions", "Subscriptions of the sessions of this node");
+    describe_gauge!(
+        "flotte_sessions",
+        "Sessions held by this node, by kind and state"
+    );
+    describe_gauge!(
+        "flotte_subscriptions",
+        "Subscriptions of the sessions of this node"
+    );
     describe_gauge!("flotte_routes", "Routes in the cluster, by kind");
-    describe_gauge!("flotte_retained_messages", "Retained messages in the cluster");
-    describe_gauge!("flotte_retained_bytes", "Their topics, properties and payloads in bytes");
-    describe_counter!("flotte_messages_received_total", "PUBLISHes from clients, by QoS");
-    describe_counter!("flotte_messages_sent_total", "PUBLISHes to clients, repetitions included, by QoS");
+    describe_gauge!(
+        "flotte_retained_messages",
+        "Retained messages in the cluster"
+    );
+    describe_gauge!(
+        "flotte_retained_bytes",
+        "Their topics, properties and payloads in bytes"
+    );
+    describe_counter!(
+        "flotte_messages_received_total",
+        "PUBLISHes from clients, by QoS"
+    );
+    describe_counter!(
+        "flotte_messages_sent_total",
+        "PUBLISHes to clients, repetitions included, by QoS"
+    );
     describe_counter!("flotte_bytes_total", "Bytes from and to clients");
-    describe_counter!("flotte_copies_accepted_total", "Copies (message, matched session) taken in");
+    describe_counter!(
+        "flotte_copies_accepted_total",
+        "Copies (message, matched session) taken in"
+    );
     describe_counter!("flotte_copies_delivered_total", "Copies delivered");
-    describe_counter!("flotte_copies_expired_total", "Copies that expired before they were sent");
+    describe_counter!(
+        "flotte_copies_expired_total",
+        "Copies that expired before they were sent"
+    );
     describe_counter!("flotte_copies_dropped_total", "Copies dropped, by reason");
     describe_gauge!("flotte_copies_queued", "Copies held, in flight included");
-    describe_counter!("flotte_messages_unmatched_total", "Messages that matched nobody");
-    describe_counter!("flotte_link_dropped_total", "QoS 0 messages that a full link dropped");
-    describe_histogram!("flotte_barrier_seconds", "Time until all nodes had applied a route");
-    describe_gauge!("flotte_lease_seconds_left", "How long this node may still serve");
+    describe_counter!(
+        "flotte_messages_unmatched_total",
+        "Messages that matched nobody"
+    );
+    describe_counter!(
+        "flotte_link_dropped_total",
+        "QoS 0 messages that a full link dropped"
+    );
+    describe_histogram!(
+        "flotte_barrier_seconds",
+        "Time until all nodes had applied a route"
+    );
+    describe_gauge!(
+        "flotte_lease_seconds_left",
+        "How long this node may still serve"
+    );
     describe_gauge!("flotte_nodes", "Members, by state");
-    describe_gauge!("flotte_raft_role", "0 learner, 1 follower, 2 candidate, 3 leader, by group");
+    describe_gauge!(
+        "flotte_raft_role",
+        "0 learner, 1 follower, 2 candidate, 3 leader, by group"
+    );
     describe_gauge!("flotte_raft_term", "Term, by group");
     describe_gauge!("flotte_raft_commit_index", "Last committed index, by group");
     describe_gauge!("flotte_raft_applied_index", "Last applied index, by group");
-    describe_gauge!("flotte_link_queue_messages", "Messages that wait for a node");
+    describe_gauge!(
+        "flotte_link_queue_messages",
+        "Messages that wait for a node"
+    );
     describe_gauge!("flotte_build_info", "Version and commit of this binary");
 }

@@ -67,7 +67,12 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(config: Config, sources: Sources, log: log::Handle, recorder: PrometheusHandle) -> Exit {
+async fn serve(
+    config: Config,
+    sources: Sources,
+    log: log::Handle,
+    recorder: PrometheusHandle,
+) -> Exit {
     let auth = match Authenticator::new(&config.auth) {
         Ok(auth) => auth,
         Err(e) => {
@@ -87,10 +92,11 @@ async fn serve(config: Config, sources: Sources, log: log::Handle, recorder: Pro
     }
     let shutdown = CancellationToken::new();
     let local = Arc::new(LocalClients::default());
-    let cluster = match handle::start(cluster_config(&config), local.clone(), shutdown.clone()).await {
-        Ok(cluster) => cluster,
-        Err(e) => return refused_start(&e),
-    };
+    let cluster =
+        match handle::start(cluster_config(&config), local.clone(), shutdown.clone()).await {
+            Ok(cluster) => cluster,
+            Err(e) => return refused_start(&e),
+        };
     let shared = Arc::new(Shared {
         router: Router::new(cluster.clone()),
         registry: Default::default(),
@@ -109,8 +115,20 @@ async fn serve(config: Config, sources: Sources, log: log::Handle, recorder: Pro
     };
     let admin_address = admin.address();
     let drain = CancellationToken::new();
-    tokio::spawn(admin.run(Arc::clone(&shared), recorder, drain.clone(), shutdown.clone()));
-    let node = Running { shared, cluster, listeners, admin_address, shutdown, drain };
+    tokio::spawn(admin.run(
+        Arc::clone(&shared),
+        recorder,
+        drain.clone(),
+        shutdown.clone(),
+    ));
+    let node = Running {
+        shared,
+        cluster,
+        listeners,
+        admin_address,
+        shutdown,
+        drain,
+    };
     node.run(sources, log).await
 }
 
@@ -153,10 +171,12 @@ impl Running {
             self.cluster.shutdown().await;
         }
         self.shutdown.cancel();
-        if let Some(workers) = workers {
-            if let Some(workers) = Arc::into_inner(workers) {
-                let _ = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(|| workers.join())).await;
-            }
+        if let Some(workers) = workers
+            && let Some(workers) = Arc::into_inner(workers)
+        {
+            let _ =
+                tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(|| workers.join()))
+                    .await;
         }
         exit
     }
@@ -178,9 +198,17 @@ impl Running {
                 return Err(Exit::CannotBind);
             }
             ready.push_str(&format!(" {}={}", listener.name(), listener.address()));
-            tokio::spawn(listener.run(Arc::clone(&self.shared), Arc::clone(&workers), self.drain.clone()));
+            tokio::spawn(listener.run(
+                Arc::clone(&self.shared),
+                Arc::clone(&workers),
+                self.drain.clone(),
+            ));
         }
-        ready.push_str(&format!(" cluster={} admin={}", self.cluster.advertise(), self.admin_address));
+        ready.push_str(&format!(
+            " cluster={} admin={}",
+            self.cluster.advertise(),
+            self.admin_address
+        ));
         crate::cli::tell(format_args!("{ready}"));
         Ok(Some(workers))
     }
@@ -191,18 +219,29 @@ impl Running {
             let _ = session.close(Wake::DRAIN, Box::new(|| ()));
         }
         let gone = async {
-            while self.shared.connections.load(std::sync::atomic::Ordering::Acquire) > 0 {
+            while self
+                .shared
+                .connections
+                .load(std::sync::atomic::Ordering::Acquire)
+                > 0
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let grace = Duration::from_secs(u64::from(self.shared.config.cluster.drain_timeout_s)).min(CLOSE_GRACE);
+        let grace = Duration::from_secs(u64::from(self.shared.config.cluster.drain_timeout_s))
+            .min(CLOSE_GRACE);
         if tokio::time::timeout(grace, gone).await.is_err() {
             warn!("some connections did not close in time");
         }
     }
 }
 
-fn watch_signals(stop: CancellationToken, shared: Arc<Shared>, sources: Sources, log: log::Handle) -> std::io::Result<()> {
+fn watch_signals(
+    stop: CancellationToken,
+    shared: Arc<Shared>,
+    sources: Sources,
+    log: log::Handle,
+) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -232,7 +271,9 @@ fn reload(shared: &Shared, sources: &Sources, log: &log::Handle) {
                 error!(error = %e, "log level not changed");
             }
         }
-        Err(errors) => errors.iter().for_each(|e| error!(error = %e, "configuration not reloaded")),
+        Err(errors) => errors
+            .iter()
+            .for_each(|e| error!(error = %e, "configuration not reloaded")),
     }
     match shared.auth.reload() {
         Ok(()) => info!("reloaded"),
@@ -249,8 +290,13 @@ fn refused_start(error: &StartError) -> Exit {
     error!(%error, "the node does not start");
     match error {
         StartError::Net(_) => Exit::CannotBind,
-        StartError::Store(StoreError::Io(..)) | StartError::Journal(JournalError::Dead { .. }) => Exit::DiskFailed,
-        StartError::Store(_) | StartError::Journal(_) | StartError::Group(_) | StartError::Snapshots(_) => Exit::DataDirectory,
+        StartError::Store(StoreError::Io(..)) | StartError::Journal(JournalError::Dead { .. }) => {
+            Exit::DiskFailed
+        }
+        StartError::Store(_)
+        | StartError::Journal(_)
+        | StartError::Group(_)
+        | StartError::Snapshots(_) => Exit::DataDirectory,
     }
 }
 
@@ -268,8 +314,14 @@ fn limits(config: &Config) -> Limits {
         topic_alias_max: mqtt.topic_alias_maximum,
         ..OutboundConfig::default()
     };
-    let inbound = InboundConfig { receive_maximum: mqtt.receive_maximum, topic_alias_maximum: mqtt.topic_alias_maximum };
-    Limits { outbound: Arc::new(outbound), inbound }
+    let inbound = InboundConfig {
+        receive_maximum: mqtt.receive_maximum,
+        topic_alias_maximum: mqtt.topic_alias_maximum,
+    };
+    Limits {
+        outbound: Arc::new(outbound),
+        inbound,
+    }
 }
 
 fn cluster_config(config: &Config) -> handle::Config {
@@ -285,7 +337,7 @@ fn cluster_config(config: &Config) -> handle::Config {
         session_groups: u32::from(cluster.session_groups_of_a_new_cluster()),
         replication_factor: u32::from(cluster.replication_factor),
         node_down_after: Duration::from_millis(u64::from(cluster.node_down_after_ms)),
-        retained_messages_max: u64::from(config.retained.max_messages),
+        retained_messages_max: config.retained.max_messages,
         retained_bytes_max: 0,
     }
 }

@@ -31,12 +31,19 @@ struct Peer {
 impl<T> Barrier<T> {
     /// A barrier of a node that alone is Up.
     pub fn new(me: NodeRef) -> Self {
-        Barrier { me, nodes: BTreeMap::new(), lowest: 0, waiters: BTreeMap::new(), next_number: 0 }
+        Barrier {
+            me,
+            nodes: BTreeMap::new(),
+            lowest: 0,
+            waiters: BTreeMap::new(),
+            next_number: 0,
+        }
     }
 
     /// The nodes that are Up in this node's replica. One that came Up has applied all before its Up: it serves only then.
     pub fn handle_members(&mut self, up: &[(NodeRef, u64)]) {
-        self.nodes.retain(|node, _| up.iter().any(|(other, _)| other == node));
+        self.nodes
+            .retain(|node, _| up.iter().any(|(other, _)| other == node));
         for (node, since_index) in up.iter().filter(|(node, _)| *node != self.me) {
             let peer = self.nodes.entry(*node).or_default();
             // It opens its listeners only after applying its Up.
@@ -72,7 +79,9 @@ impl<T> Barrier<T> {
 
     /// The questions to ask now: at most one under way to each node, for the highest index that is waited for.
     pub fn poll_asks(&mut self) -> Vec<(NodeRef, u64)> {
-        let Some(highest) = self.waiters.last_key_value().map(|((index, _), _)| *index) else { return Vec::new() };
+        let Some(highest) = self.waiters.last_key_value().map(|((index, _), _)| *index) else {
+            return Vec::new();
+        };
         let mut asks = Vec::new();
         for (node, peer) in &mut self.nodes {
             if peer.applied < highest && peer.asked.is_none() && self.lowest < highest {
@@ -85,19 +94,32 @@ impl<T> Barrier<T> {
 
     /// Waiters that are through, in order of their index.
     pub fn poll_passed(&mut self) -> Vec<T> {
-        let slowest = self.nodes.values().map(|peer| peer.applied).min().unwrap_or(u64::MAX);
+        let slowest = self
+            .nodes
+            .values()
+            .map(|peer| peer.applied)
+            .min()
+            .unwrap_or(u64::MAX);
         let through = slowest.max(self.lowest);
         let Some(beyond) = through.checked_add(1) else {
             return std::mem::take(&mut self.waiters).into_values().collect();
         };
         let rest = self.waiters.split_off(&(beyond, 0));
-        std::mem::replace(&mut self.waiters, rest).into_values().collect()
+        std::mem::replace(&mut self.waiters, rest)
+            .into_values()
+            .collect()
     }
 
     /// Who is still waited for and for what, for people.
     pub fn laggards(&self) -> Vec<(NodeRef, u64)> {
-        let Some(((index, _), _)) = self.waiters.first_key_value() else { return Vec::new() };
-        self.nodes.iter().filter(|(_, p)| p.applied < *index).map(|(node, p)| (*node, p.applied)).collect()
+        let Some(((index, _), _)) = self.waiters.first_key_value() else {
+            return Vec::new();
+        };
+        self.nodes
+            .iter()
+            .filter(|(_, p)| p.applied < *index)
+            .map(|(node, p)| (*node, p.applied))
+            .collect()
     }
 
     /// Number of waiters.
@@ -112,7 +134,10 @@ mod tests {
     use crate::id::NodeId;
 
     fn node(id: u64) -> NodeRef {
-        NodeRef { node: NodeId(id), incarnation: 1 }
+        NodeRef {
+            node: NodeId(id),
+            incarnation: 1,
+        }
     }
 
     fn barrier() -> Barrier<&'static str> {
@@ -156,13 +181,19 @@ mod tests {
         let mut barrier = barrier();
         barrier.handle_wait(9, "w");
         barrier.handle_applied(node(2), 9);
-        let newer = NodeRef { incarnation: 2, ..node(3) };
+        let newer = NodeRef {
+            incarnation: 2,
+            ..node(3)
+        };
         barrier.handle_members(&[(node(1), 1), (node(2), 2), (newer, 12)]);
         assert_eq!(barrier.poll_passed(), ["w"]);
         barrier.handle_wait(13, "x");
         barrier.handle_applied(node(3), 13);
         barrier.handle_applied(node(2), 13);
-        assert!(barrier.poll_passed().is_empty(), "the answer of an older incarnation does not count");
+        assert!(
+            barrier.poll_passed().is_empty(),
+            "the answer of an older incarnation does not count"
+        );
     }
 
     #[test]

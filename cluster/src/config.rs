@@ -40,7 +40,8 @@ pub struct Config {
 impl Config {
     /// How many nodes this one founds a cluster with; 0 = it only joins.
     pub fn expect(&self) -> u32 {
-        self.bootstrap_expect.unwrap_or(if self.join.is_empty() { 1 } else { 0 })
+        self.bootstrap_expect
+            .unwrap_or(if self.join.is_empty() { 1 } else { 0 })
     }
 
     /// Longest that a barrier takes where nothing is broken: an election and 2 T.

@@ -125,7 +125,12 @@ impl Cluster {
     }
 
     /// Sends a publish to another node. With `waiter` it is QoS 1/2, kept until placed, and the waiter is told.
-    pub fn forward(&self, to: NodeRef, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+    pub fn forward(
+        &self,
+        to: NodeRef,
+        message: Forward,
+        waiter: Option<Arc<dyn Placement>>,
+    ) -> Pushed {
         match self.node.life() {
             Some(life) => life.links.push(to, message, waiter),
             None => {
@@ -146,14 +151,26 @@ impl Cluster {
 
     /// Announces or withdraws the route of a filter to this node. Calls take effect in the order in which they were
     /// made; the future resolves to the meta index that set it.
-    pub fn set_route(&self, filter: &TopicFilter, present: bool) -> BoxFuture<'static, Result<u64, Refused>> {
+    pub fn set_route(
+        &self,
+        filter: &TopicFilter,
+        present: bool,
+    ) -> BoxFuture<'static, Result<u64, Refused>> {
         let filter = Bytes::copy_from_slice(filter.as_str().as_bytes());
-        let command = flotte_proto::meta_command::Command::SetRoute(flotte_proto::SetRoute { filter, present });
+        let command = flotte_proto::meta_command::Command::SetRoute(flotte_proto::SetRoute {
+            filter,
+            present,
+        });
         self.propose_meta(command)
     }
 
     /// Announces how many live members this node has of a shared subscription. As [`Cluster::set_route`].
-    pub fn set_share(&self, group: &str, filter: &TopicFilter, members: u32) -> BoxFuture<'static, Result<u64, Refused>> {
+    pub fn set_share(
+        &self,
+        group: &str,
+        filter: &TopicFilter,
+        members: u32,
+    ) -> BoxFuture<'static, Result<u64, Refused>> {
         let command = flotte_proto::meta_command::Command::SetShare(flotte_proto::SetShare {
             group: Bytes::copy_from_slice(group.as_bytes()),
             filter: Bytes::copy_from_slice(filter.as_str().as_bytes()),
@@ -162,8 +179,13 @@ impl Cluster {
         self.propose_meta(command)
     }
 
-    fn propose_meta(&self, command: flotte_proto::meta_command::Command) -> BoxFuture<'static, Result<u64, Refused>> {
-        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+    fn propose_meta(
+        &self,
+        command: flotte_proto::meta_command::Command,
+    ) -> BoxFuture<'static, Result<u64, Refused>> {
+        let Some(life) = self.node.life() else {
+            return Box::pin(async { Err(Refused::NotServing) });
+        };
         let reply = life.propose_meta(command);
         Box::pin(async move { Ok(reply.await?.0) })
     }
@@ -176,13 +198,20 @@ impl Cluster {
             self.node.meta_applied(index).await;
             life.barrier.wait(index).await
         };
-        tokio::time::timeout(limit, passed).await.map_err(|_| Refused::TimedOut)?
+        tokio::time::timeout(limit, passed)
+            .await
+            .map_err(|_| Refused::TimedOut)?
     }
 
     /// Proposes a retained message, in order of the calls. Resolves once it is applied on this node, to its meta index
     /// and what became of it.
-    pub fn retain(&self, retain: Retain) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
-        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+    pub fn retain(
+        &self,
+        retain: Retain,
+    ) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
+        let Some(life) = self.node.life() else {
+            return Box::pin(async { Err(Refused::NotServing) });
+        };
         let reply = life.propose_meta(flotte_proto::meta_command::Command::Retain(retain));
         let node = Arc::clone(&self.node);
         Box::pin(async move {
@@ -209,7 +238,11 @@ impl Cluster {
         limit: usize,
         visit: &mut dyn FnMut(&str, &Retained),
     ) -> Option<String> {
-        self.node.meta().read().retained().page(filter, after, limit, visit)
+        self.node
+            .meta()
+            .read()
+            .retained()
+            .page(filter, after, limit, visit)
     }
 
     /// Commits a CONNECT and has the former connection of the client closed, waiting for that at most 500 ms.
@@ -217,7 +250,10 @@ impl Cluster {
         let life = self.life()?;
         let group = life.group_of(&open.client);
         let client = open.client.clone();
-        let open = Open { up_index: life.up_index, ..open };
+        let open = Open {
+            up_index: life.up_index,
+            ..open
+        };
         let command = flotte_proto::session_command::Command::Open(open);
         let (_, reply) = life.propose_session(group, command).await?;
         let reply = OpenReply::decode(reply).map_err(|_| Refused::NotServing)?;
@@ -231,9 +267,12 @@ impl Cluster {
 
     /// Commits the end of a connection. It is retried until the group has it or this start of the node is no more.
     pub fn close(&self, close: Close) -> BoxFuture<'static, Result<(), Refused>> {
-        let Some(life) = self.node.life() else { return Box::pin(async { Err(Refused::NotServing) }) };
+        let Some(life) = self.node.life() else {
+            return Box::pin(async { Err(Refused::NotServing) });
+        };
         let group = life.group_of(&close.client);
-        let reply = life.propose_session(group, flotte_proto::session_command::Command::Close(close));
+        let reply =
+            life.propose_session(group, flotte_proto::session_command::Command::Close(close));
         Box::pin(async move { reply.await.map(|_| ()) })
     }
 

@@ -34,7 +34,11 @@ impl Leader {
     /// Starts the task for one group; it ends with `shutdown`.
     pub fn start(group: Group, shutdown: CancellationToken) -> Leader {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let service = Service { group, waiting, entries: FuturesUnordered::new() };
+        let service = Service {
+            group,
+            waiting,
+            entries: FuturesUnordered::new(),
+        };
         tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
         Leader { queue }
     }
@@ -51,7 +55,9 @@ impl Leader {
 
 /// State time as a leader proposes it: its wall clock. Apply never lets it run backwards.
 pub fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -79,7 +85,9 @@ impl Service {
         let mut bytes = size(&first.0);
         let (mut batches, mut answers) = (vec![first.0], vec![first.1]);
         while bytes < ENTRY_BYTES_MAX {
-            let Ok((batch, answer)) = self.waiting.try_recv() else { break };
+            let Ok((batch, answer)) = self.waiting.try_recv() else {
+                break;
+            };
             bytes += size(&batch);
             batches.push(batch);
             answers.push(answer);
@@ -88,12 +96,20 @@ impl Service {
     }
 
     async fn submit(&mut self, batches: Vec<Batch>, answers: Vec<Answer>) {
-        let entry = GroupEntry { time_ms: wall_ms(), batches }.encode_to_vec();
+        let entry = GroupEntry {
+            time_ms: wall_ms(),
+            batches,
+        }
+        .encode_to_vec();
         match self.group.submit(entry.into()).await {
-            Ok(pending) => self.entries.push(Box::pin(async move { settle(pending.await, answers) })),
+            Ok(pending) => self
+                .entries
+                .push(Box::pin(async move { settle(pending.await, answers) })),
             Err(SubmitError::NotLeader(leader)) => not_leader(leader, answers),
             // Nobody is answered: the proposers try again. Too large never happens: commands are bounded where they are made.
-            Err(e @ (SubmitError::Stopped | SubmitError::TooLarge { .. })) => warn!(error = %e, "entry not taken"),
+            Err(e @ (SubmitError::Stopped | SubmitError::TooLarge { .. })) => {
+                warn!(error = %e, "entry not taken")
+            }
         }
     }
 }
@@ -101,8 +117,14 @@ impl Service {
 fn settle(reply: Result<bytes::Bytes, ProposeError>, answers: Vec<Answer>) {
     match reply {
         Ok(reply) => {
-            let Ok(reply) = EntryReply::decode(reply) else { return };
-            debug_assert_eq!(reply.batches.len(), answers.len(), "one reply for each batch");
+            let Ok(reply) = EntryReply::decode(reply) else {
+                return;
+            };
+            debug_assert_eq!(
+                reply.batches.len(),
+                answers.len(),
+                "one reply for each batch"
+            );
             for (reply, answer) in reply.batches.into_iter().zip(answers) {
                 let _ = answer.send(reply_response(reply));
             }
@@ -116,12 +138,16 @@ fn settle(reply: Result<bytes::Bytes, ProposeError>, answers: Vec<Answer>) {
 fn not_leader(leader: Option<NodeId>, answers: Vec<Answer>) {
     for answer in answers {
         let result = propose_response::Result::NotLeader(leader.map_or(0, |id| id.0));
-        let _ = answer.send(ProposeResponse { result: Some(result) });
+        let _ = answer.send(ProposeResponse {
+            result: Some(result),
+        });
     }
 }
 
 fn reply_response(reply: BatchReply) -> ProposeResponse {
-    ProposeResponse { result: Some(propose_response::Result::Reply(reply)) }
+    ProposeResponse {
+        result: Some(propose_response::Result::Reply(reply)),
+    }
 }
 
 fn size(batch: &Batch) -> usize {

@@ -42,12 +42,20 @@ impl Ledger {
     /// Judges a batch. Sequence 1 of a higher incarnation is always the next one; taking it makes that incarnation current.
     pub fn admit(&self, node: NodeId, incarnation: u64, sequence: u64) -> Admission {
         let Some(slot) = self.nodes.get(&node) else {
-            return if sequence == 1 { Admission::Take } else { Admission::Gap(0) };
+            return if sequence == 1 {
+                Admission::Take
+            } else {
+                Admission::Gap(0)
+            };
         };
         if incarnation < slot.incarnation {
             return Admission::Stale;
         }
-        let last = if incarnation > slot.incarnation { 0 } else { slot.last };
+        let last = if incarnation > slot.incarnation {
+            0
+        } else {
+            slot.last
+        };
         if sequence == last + 1 {
             return Admission::Take;
         }
@@ -55,7 +63,12 @@ impl Ledger {
             return Admission::Gap(last);
         }
         let behind = usize::try_from(last - sequence).unwrap_or(usize::MAX);
-        match slot.replies.len().checked_sub(behind + 1).and_then(|at| slot.replies.get(at)) {
+        match slot
+            .replies
+            .len()
+            .checked_sub(behind + 1)
+            .and_then(|at| slot.replies.get(at))
+        {
             Some(reply) => Admission::Repeat(reply.clone()),
             // The proposer has had this reply: it never has more than a window under way.
             None => Admission::Gap(last),
@@ -66,7 +79,10 @@ impl Ledger {
     pub fn record(&mut self, node: NodeId, incarnation: u64, sequence: u64, reply: Bytes) {
         let slot = self.nodes.entry(node).or_default();
         if incarnation > slot.incarnation {
-            *slot = Slot { incarnation, ..Slot::default() };
+            *slot = Slot {
+                incarnation,
+                ..Slot::default()
+            };
         }
         assert_eq!(slot.last + 1, sequence, "only the next batch is recorded");
         slot.last = sequence;
@@ -93,7 +109,11 @@ impl Ledger {
 
     /// Takes a record back from a snapshot.
     pub fn restore(&mut self, record: ProposerRecord) {
-        let slot = Slot { incarnation: record.incarnation, last: record.last, replies: record.replies.into() };
+        let slot = Slot {
+            incarnation: record.incarnation,
+            last: record.last,
+            replies: record.replies.into(),
+        };
         self.nodes.insert(NodeId(record.node_id), slot);
     }
 }
@@ -132,7 +152,11 @@ mod tests {
         let mut ledger = Ledger::default();
         taken(&mut ledger, 1, 1);
         taken(&mut ledger, 1, 2);
-        assert_eq!(ledger.admit(N, 2, 2), Admission::Gap(0), "the new one has to begin with 1");
+        assert_eq!(
+            ledger.admit(N, 2, 2),
+            Admission::Gap(0),
+            "the new one has to begin with 1"
+        );
         taken(&mut ledger, 2, 1);
         assert_eq!(ledger.admit(N, 1, 3), Admission::Stale);
         assert_eq!(ledger.admit(N, 2, 2), Admission::Take);
@@ -149,7 +173,10 @@ mod tests {
             assert_eq!(record.replies.len(), WINDOW);
             restored.restore(record);
         }
-        assert_eq!(restored.admit(N, 1, 13), Admission::Repeat(Bytes::from("13")));
+        assert_eq!(
+            restored.admit(N, 1, 13),
+            Admission::Repeat(Bytes::from("13"))
+        );
         assert_eq!(restored.admit(N, 1, 12), Admission::Gap(20));
         assert_eq!(restored.admit(N, 1, 21), Admission::Take);
     }

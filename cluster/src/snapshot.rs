@@ -28,7 +28,9 @@ pub enum ReadError {
 pub fn write_records<M: Message>(records: &[M], out: &mut dyn Write) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(64 << 10);
     for record in records {
-        record.encode_length_delimited(&mut buffer).map_err(io::Error::other)?;
+        record
+            .encode_length_delimited(&mut buffer)
+            .map_err(io::Error::other)?;
         if buffer.len() >= 64 << 10 {
             out.write_all(&buffer)?;
             buffer.clear();
@@ -47,7 +49,10 @@ pub fn read_records<M: Message + Default>(
     while let Some(length) = read_length(data, number)? {
         buffer.resize(length, 0);
         data.read_exact(&mut buffer)?;
-        let record = M::decode(buffer.as_slice()).map_err(|e| ReadError::Record { number, what: e.to_string() })?;
+        let record = M::decode(buffer.as_slice()).map_err(|e| ReadError::Record {
+            number,
+            what: e.to_string(),
+        })?;
         take(record).map_err(|what| ReadError::Record { number, what })?;
         number += 1;
     }
@@ -60,7 +65,11 @@ fn read_length(data: &mut dyn Read, number: u64) -> Result<Option<usize>, ReadEr
     for shift in (0..35).step_by(7) {
         let mut byte = [0];
         if data.read(&mut byte)? == 0 {
-            return if shift == 0 { Ok(None) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
+            return if shift == 0 {
+                Ok(None)
+            } else {
+                Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+            };
         }
         value |= usize::from(byte[0] & 0x7F) << shift;
         if byte[0] & 0x80 == 0 {
@@ -70,7 +79,10 @@ fn read_length(data: &mut dyn Read, number: u64) -> Result<Option<usize>, ReadEr
             return Ok(Some(value));
         }
     }
-    Err(ReadError::Record { number, what: "its length is out of range".into() })
+    Err(ReadError::Record {
+        number,
+        what: "its length is out of range".into(),
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +93,13 @@ mod tests {
     use super::*;
 
     fn members(count: u64) -> Vec<Member> {
-        (0..count).map(|node_id| Member { node_id, name: "x".repeat(300), ..Member::default() }).collect()
+        (0..count)
+            .map(|node_id| Member {
+                node_id,
+                name: "x".repeat(300),
+                ..Member::default()
+            })
+            .collect()
     }
 
     #[test]

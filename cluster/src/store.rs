@@ -46,16 +46,28 @@ impl Store {
         let failed = |e| StoreError::Io(dir.to_owned(), e);
         std::fs::create_dir_all(dir).map_err(failed)?;
         let lock_path = dir.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(dir.to_owned())),
             Err(e) => return Err(failed(e.into())),
         }
         check_format(dir)?;
-        let config = sled::Config::new().path(dir.join("state")).cache_capacity(SLED_CACHE_BYTES).flush_every_ms(None);
+        let config = sled::Config::new()
+            .path(dir.join("state"))
+            .cache_capacity(SLED_CACHE_BYTES)
+            .flush_every_ms(None);
         let db = config.open().map_err(|e| sled_error(dir, e))?;
-        Ok(Store { dir: dir.to_owned(), db, _lock: lock })
+        Ok(Store {
+            dir: dir.to_owned(),
+            db,
+            _lock: lock,
+        })
     }
 
     /// The directory.
@@ -104,7 +116,10 @@ impl Store {
     /// The nodes that were to found the cluster together with this one, if it began to.
     pub fn founders(&self) -> Result<Vec<NodeId>, StoreError> {
         let bytes = self.bytes("founders")?.unwrap_or_default();
-        Ok(bytes.chunks_exact(8).map(|c| NodeId(u64::from_be_bytes(c.try_into().unwrap_or_default()))).collect())
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|c| NodeId(u64::from_be_bytes(c.try_into().unwrap_or_default())))
+            .collect())
     }
 
     /// Writes down with whom this node founds the cluster.
@@ -126,12 +141,17 @@ impl Store {
 
     /// Writes down where other nodes are reached.
     pub fn set_addresses(&self, addresses: &[(NodeId, String)]) -> Result<(), StoreError> {
-        let lines: Vec<String> = addresses.iter().map(|(id, address)| format!("{} {address}", id.0)).collect();
+        let lines: Vec<String> = addresses
+            .iter()
+            .map(|(id, address)| format!("{} {address}", id.0))
+            .collect();
         self.put("addresses", lines.join("\n").as_bytes())
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        let Some(bytes) = self.bytes(key)? else { return Ok(None) };
+        let Some(bytes) = self.bytes(key)? else {
+            return Ok(None);
+        };
         let bytes = <[u8; 8]>::try_from(bytes.as_slice());
         let wrong = |_| StoreError::Corrupt(self.dir.clone(), format!("`{key}` is not a number"));
         Ok(Some(u64::from_be_bytes(bytes.map_err(wrong)?)))
@@ -142,12 +162,18 @@ impl Store {
     }
 
     fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.db.get(key).map_err(|e| sled_error(&self.dir, e))?.map(|v| v.to_vec()))
+        Ok(self
+            .db
+            .get(key)
+            .map_err(|e| sled_error(&self.dir, e))?
+            .map(|v| v.to_vec()))
     }
 
     /// Returns once it is on stable storage: sled's own flush does not fsync.
     fn put(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.db.insert(key, value).map_err(|e| sled_error(&self.dir, e))?;
+        self.db
+            .insert(key, value)
+            .map_err(|e| sled_error(&self.dir, e))?;
         self.db.flush().map_err(|e| sled_error(&self.dir, e))?;
         let failed = |e| StoreError::Io(self.dir.clone(), e);
         let file = File::open(self.dir.join("state").join("db")).map_err(failed)?;
@@ -162,7 +188,10 @@ fn check_format(dir: &Path) -> Result<(), StoreError> {
     match std::fs::read(&path) {
         Ok(found) if found == FORMAT => return Ok(()),
         Ok(found) => {
-            let what = format!("its format is `{}`", String::from_utf8_lossy(&found[..found.len().min(64)]).trim());
+            let what = format!(
+                "its format is `{}`",
+                String::from_utf8_lossy(&found[..found.len().min(64)]).trim()
+            );
             return Err(StoreError::Foreign(dir.to_owned(), what));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -172,12 +201,17 @@ fn check_format(dir: &Path) -> Result<(), StoreError> {
         let name = entry.map_err(failed)?.file_name();
         // `format.new` is what a crash within the lines below leaves behind.
         if !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")) {
-            return Err(StoreError::Foreign(dir.to_owned(), format!("it holds {name:?} and no format file")));
+            return Err(StoreError::Foreign(
+                dir.to_owned(),
+                format!("it holds {name:?} and no format file"),
+            ));
         }
     }
     let new = dir.join("format.new");
     let mut file = File::create(&new).map_err(failed)?;
-    file.write_all(FORMAT).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(FORMAT)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     std::fs::rename(&new, &path).map_err(failed)?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
 }
@@ -211,8 +245,13 @@ mod tests {
         assert_eq!(second.cluster_id().unwrap(), 7);
         assert_eq!(second.grant().unwrap(), Some(NodeId(3)));
         assert_eq!(second.founders().unwrap(), [NodeId(1), NodeId(2)]);
-        second.set_addresses(&[(NodeId(1), "a:1".into()), (NodeId(2), "b:2".into())]).unwrap();
-        assert_eq!(second.addresses().unwrap()[1], (NodeId(2), "b:2".to_owned()));
+        second
+            .set_addresses(&[(NodeId(1), "a:1".into()), (NodeId(2), "b:2".into())])
+            .unwrap();
+        assert_eq!(
+            second.addresses().unwrap()[1],
+            (NodeId(2), "b:2".to_owned())
+        );
         second.set_grant(None).unwrap();
         assert_eq!(second.grant().unwrap(), None);
     }
@@ -221,16 +260,25 @@ mod tests {
     fn a_directory_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let _held = Store::open(dir.path()).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Locked(_))
+        ));
     }
 
     #[test]
     fn a_foreign_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("precious"), "x").unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(..))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Foreign(..))
+        ));
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("format"), "flotte-data 99\n").unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(..))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Foreign(..))
+        ));
     }
 }

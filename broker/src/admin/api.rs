@@ -36,13 +36,26 @@ pub(super) fn routes() -> axum::Router<Context> {
 
 async fn status(State(context): State<Context>) -> Json<model::Status> {
     let status = context.shared.cluster().status();
-    let clients = context.shared.registry.all().iter().filter(|s| s.client_info().is_some()).count();
-    Json(status_model(&status, clients as u64, context.drain.is_cancelled()))
+    let clients = context
+        .shared
+        .registry
+        .all()
+        .iter()
+        .filter(|s| s.client_info().is_some())
+        .count();
+    Json(status_model(
+        &status,
+        clients as u64,
+        context.drain.is_cancelled(),
+    ))
 }
 
 async fn nodes(State(context): State<Context>) -> Json<model::Page<model::Node>> {
     let status = context.shared.cluster().status();
-    Json(model::Page { items: status.nodes.iter().map(node_model).collect(), next: None })
+    Json(model::Page {
+        items: status.nodes.iter().map(node_model).collect(),
+        next: None,
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,16 +64,33 @@ struct PageQuery {
     cursor: Option<String>,
 }
 
-async fn clients(State(context): State<Context>, Query(query): Query<PageQuery>) -> Json<model::Page<model::Client>> {
+async fn clients(
+    State(context): State<Context>,
+    Query(query): Query<PageQuery>,
+) -> Json<model::Page<model::Client>> {
     let mut sessions = context.shared.registry.all();
     sessions.sort_by(|a, b| a.client.cmp(&b.client));
     let limit = query.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX);
-    let after = |session: &&Arc<Session>| query.cursor.as_deref().is_none_or(|cursor| session.client.as_str() > cursor);
+    let after = |session: &&Arc<Session>| {
+        query
+            .cursor
+            .as_deref()
+            .is_none_or(|cursor| session.client.as_str() > cursor)
+    };
     let mut page: Vec<_> = sessions.iter().filter(after).take(limit + 1).collect();
     let more = page.len() > limit;
     page.truncate(limit);
-    let next = page.last().filter(|_| more).map(|session| session.client.as_str().to_owned());
-    Json(model::Page { items: page.into_iter().map(|session| client_model(&context.shared, session)).collect(), next })
+    let next = page
+        .last()
+        .filter(|_| more)
+        .map(|session| session.client.as_str().to_owned());
+    Json(model::Page {
+        items: page
+            .into_iter()
+            .map(|session| client_model(&context.shared, session))
+            .collect(),
+        next,
+    })
 }
 
 async fn client(State(context): State<Context>, Path(id): Path<String>) -> Response {
@@ -72,7 +102,9 @@ async fn client(State(context): State<Context>, Path(id): Path<String>) -> Respo
 
 /// Closes a client's connection; its session stays as its expiry says.
 async fn kick(State(context): State<Context>, Path(id): Path<String>) -> Response {
-    let Some(session) = context.shared.registry.find(&id) else { return unknown(&id) };
+    let Some(session) = context.shared.registry.find(&id) else {
+        return unknown(&id);
+    };
     let (done, closed) = oneshot::channel();
     let told = session.close(
         Wake::CLOSE,
@@ -81,16 +113,28 @@ async fn kick(State(context): State<Context>, Path(id): Path<String>) -> Respons
         }),
     );
     if told.is_some() {
-        return problem(StatusCode::CONFLICT, "Not connected", &format!("client `{id}` is not connected"));
+        return problem(
+            StatusCode::CONFLICT,
+            "Not connected",
+            &format!("client `{id}` is not connected"),
+        );
     }
     if tokio::time::timeout(KICK_WAIT, closed).await.is_err() {
-        return problem(StatusCode::GATEWAY_TIMEOUT, "Not closed yet", &format!("client `{id}` was told and has not closed yet"));
+        return problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Not closed yet",
+            &format!("client `{id}` was told and has not closed yet"),
+        );
     }
     StatusCode::NO_CONTENT.into_response()
 }
 
 fn unknown(id: &str) -> Response {
-    problem(StatusCode::NOT_FOUND, "Unknown client", &format!("this node holds no session of client `{id}`"))
+    problem(
+        StatusCode::NOT_FOUND,
+        "Unknown client",
+        &format!("this node holds no session of client `{id}`"),
+    )
 }
 
 fn status_model(status: &Status, clients: u64, draining: bool) -> model::Status {
@@ -110,9 +154,14 @@ fn status_model(status: &Status, clients: u64, draining: bool) -> model::Status 
             uptime_s: status.uptime.as_secs(),
         },
         state: state.into(),
-        lease_ms_left: Some(u64::try_from(status.lease_left.as_millis()).unwrap_or(u64::MAX)).filter(|left| *left > 0),
+        lease_ms_left: Some(u64::try_from(status.lease_left.as_millis()).unwrap_or(u64::MAX))
+            .filter(|left| *left > 0),
         nodes: status.nodes.iter().map(node_model).collect(),
-        groups: status.groups.iter().map(|group| group_model(status, group)).collect(),
+        groups: status
+            .groups
+            .iter()
+            .map(|group| group_model(status, group))
+            .collect(),
         clients,
         problems: status.problems.clone(),
     }
@@ -137,7 +186,10 @@ fn group_model(status: &Status, group: &flotte_cluster::handle::GroupStatus) -> 
 }
 
 fn name_of(nodes: &[NodeStatus], id: NodeId) -> String {
-    nodes.iter().find(|node| node.id == id).map_or_else(|| id.to_string(), |node| node.name.clone())
+    nodes
+        .iter()
+        .find(|node| node.id == id)
+        .map_or_else(|| id.to_string(), |node| node.name.clone())
 }
 
 fn node_model(node: &NodeStatus) -> model::Node {
@@ -162,14 +214,21 @@ fn client_model(shared: &Shared, session: &Session) -> model::Client {
     };
     model::Client {
         client_id: session.client.as_str().into(),
-        username: info.as_ref().and_then(|info| info.username.as_deref().map(Into::into)),
+        username: info
+            .as_ref()
+            .and_then(|info| info.username.as_deref().map(Into::into)),
         node: shared.config.node.effective_name().to_string(),
         version: info.as_ref().map(|info| version(info.version).into()),
         address: info.as_ref().map(|info| info.address.to_string()),
         connected_at: info.as_ref().map(|info| rfc3339(info.connected_at_ms)),
         keep_alive_s: info.as_ref().map(|info| info.keep_alive_s),
         clean_start: info.as_ref().map(|info| info.clean_start),
-        session: if session.is_durable() { "durable" } else { "live" }.into(),
+        session: if session.is_durable() {
+            "durable"
+        } else {
+            "live"
+        }
+        .into(),
         connected: info.is_some(),
         subscriptions: session.subscriptions().lock().len() as u64,
         queued: queued as u64,

@@ -45,7 +45,8 @@ fn sessions(shared: &Shared) {
     }
     for (durable, kind) in [(0, "live"), (1, "durable")] {
         for (connected, state) in [(0, "offline"), (1, "connected")] {
-            gauge!("flotte_sessions", "kind" => kind, "state" => state).set(counts[durable][connected] as f64);
+            gauge!("flotte_sessions", "kind" => kind, "state" => state)
+                .set(counts[durable][connected] as f64);
         }
     }
     gauge!("flotte_copies_queued").set(queued as f64);

@@ -45,7 +45,11 @@ impl Admin {
     /// Binds the port.
     pub async fn bind(config: &Config) -> io::Result<Admin> {
         let listener = TcpListener::bind(config.bind).await?;
-        Ok(Admin { address: listener.local_addr()?, listener, exposure: config.exposure() })
+        Ok(Admin {
+            address: listener.local_addr()?,
+            listener,
+            exposure: config.exposure(),
+        })
     }
 
     /// The bound address.
@@ -54,14 +58,28 @@ impl Admin {
     }
 
     /// Serves until the shutdown.
-    pub async fn run(self, shared: Arc<Shared>, recorder: PrometheusHandle, drain: CancellationToken, shutdown: CancellationToken) {
-        let context = Context { shared, recorder, drain };
-        let mut routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).route("/metrics", get(metrics));
+    pub async fn run(
+        self,
+        shared: Arc<Shared>,
+        recorder: PrometheusHandle,
+        drain: CancellationToken,
+        shutdown: CancellationToken,
+    ) {
+        let context = Context {
+            shared,
+            recorder,
+            drain,
+        };
+        let mut routes = Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics));
         if self.exposure == Exposure::Full {
             routes = routes.nest("/api/v1", api::routes());
         }
         let app = routes.fallback(problem::not_found).with_state(context);
-        let served = axum::serve(self.listener, app).with_graceful_shutdown(async move { shutdown.cancelled().await });
+        let served = axum::serve(self.listener, app)
+            .with_graceful_shutdown(async move { shutdown.cancelled().await });
         if let Err(e) = served.await {
             error!(error = %e, "the admin port failed");
         }
@@ -82,12 +100,27 @@ async fn readyz(State(context): State<Context>) -> Response {
     if context.drain.is_cancelled() {
         reasons.push("this node is leaving".to_owned());
     }
-    let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, axum::Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let code = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        code,
+        axum::Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })),
+    )
+        .into_response()
 }
 
 async fn metrics(State(context): State<Context>) -> Response {
     gauges::record(&context.shared);
     let text = context.recorder.render();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
 }

@@ -19,7 +19,13 @@ impl Connection {
         debug!(client = %self.client, ?end, "closed");
         counter!("flotte_disconnects_total", "reason" => end.label()).increment(1);
         let shared = Arc::clone(&self.worker.shared);
-        if let End::Disconnected { expiry_s: Some(expiry) } | End::DisconnectedWithWill { expiry_s: Some(expiry) } = end {
+        if let End::Disconnected {
+            expiry_s: Some(expiry),
+        }
+        | End::DisconnectedWithWill {
+            expiry_s: Some(expiry),
+        } = end
+        {
             self.session.set_durable(expiry > 0);
         }
         self.last_words(&end);
@@ -38,7 +44,12 @@ impl Connection {
             // The cluster has ended it already.
             End::TakenOver | End::Reset => return,
         };
-        let close = Close { client: self.client.as_bytes().clone(), epoch: self.epoch, discard_will, expiry_s };
+        let close = Close {
+            client: self.client.as_bytes().clone(),
+            epoch: self.epoch,
+            discard_will,
+            expiry_s,
+        };
         // It outlives this task; an older epoch changes nothing.
         tokio::spawn(shared.cluster().close(close));
     }
@@ -50,15 +61,22 @@ impl Connection {
             End::TakenOver => Some(ReasonCode::SessionTakenOver),
             // [MQTT-4.11.0-1]
             End::Moved => Some(ReasonCode::UseAnotherServer),
-            End::Disconnected { .. } | End::DisconnectedWithWill { .. } | End::Lost | End::Reset => None,
+            End::Disconnected { .. }
+            | End::DisconnectedWithWill { .. }
+            | End::Lost
+            | End::Reset => None,
         };
         let mut output = self.session.output().lock();
-        let ours = output.signal().is_some_and(|signal| Arc::ptr_eq(signal, &self.signal));
+        let ours = output
+            .signal()
+            .is_some_and(|signal| Arc::ptr_eq(signal, &self.signal));
         if !ours {
             return;
         }
         let clean = output.is_flushed();
-        let Some(socket) = output.disconnect() else { return };
+        let Some(socket) = output.disconnect() else {
+            return;
+        };
         drop(output);
         if let (Some(reason), true, Version::V5) = (reason, clean, self.version) {
             let mut words = BytesMut::new();

@@ -26,7 +26,12 @@ use crate::auth::{Attempt, AuthError};
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
 /// Serves an accepted socket until its end.
-pub(super) async fn run(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerInfo>) {
+pub(super) async fn run(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<ListenerInfo>,
+) {
     let shared = Arc::clone(&worker.shared);
     let _counted = Counted::new(&shared, &listener);
     if let Err(e) = stream.set_nodelay(true) {
@@ -35,10 +40,22 @@ pub(super) async fn run(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr,
     let (socket, out) = stream.into_split();
     let signal = Arc::new(Signal::default());
     let timeout = u64::from(shared.config.mqtt.connect_timeout_s) * 1_000;
-    let deadline = worker.wheel.insert(Arc::clone(&signal), worker.wheel.now_ms() + timeout);
-    let arrival = Arrival { worker, socket, out, signal, deadline, peer, listener };
+    let deadline = worker
+        .wheel
+        .insert(Arc::clone(&signal), worker.wheel.now_ms() + timeout);
+    let arrival = Arrival {
+        worker,
+        socket,
+        out,
+        signal,
+        deadline,
+        peer,
+        listener,
+    };
     // Boxed: what a handshake takes is not kept for the life of the connection.
-    let Some(mut connection) = Box::pin(arrival.shake_hands()).await else { return };
+    let Some(mut connection) = Box::pin(arrival.shake_hands()).await else {
+        return;
+    };
     let end = connection.serve().await;
     connection.close(end);
 }
@@ -53,8 +70,12 @@ impl Counted {
     fn new(shared: &Arc<Shared>, listener: &Arc<ListenerInfo>) -> Counted {
         shared.connections.fetch_add(1, Ordering::Relaxed);
         let now = listener.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        gauge!("flotte_connections", "listener" => listener.config.name.to_string()).set(now as f64);
-        Counted { shared: Arc::clone(shared), listener: Arc::clone(listener) }
+        gauge!("flotte_connections", "listener" => listener.config.name.to_string())
+            .set(now as f64);
+        Counted {
+            shared: Arc::clone(shared),
+            listener: Arc::clone(listener),
+        }
     }
 }
 
@@ -62,7 +83,8 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         let now = self.listener.connections.fetch_sub(1, Ordering::Relaxed) - 1;
-        gauge!("flotte_connections", "listener" => self.listener.config.name.to_string()).set(now as f64);
+        gauge!("flotte_connections", "listener" => self.listener.config.name.to_string())
+            .set(now as f64);
     }
 }
 
@@ -108,7 +130,11 @@ impl Arrival {
     }
 
     /// None = nothing more is to be said.
-    async fn read_connect(&mut self, decoder: &mut Decoder, buffer: &mut BytesMut) -> Option<Connect> {
+    async fn read_connect(
+        &mut self,
+        decoder: &mut Decoder,
+        buffer: &mut BytesMut,
+    ) -> Option<Connect> {
         loop {
             match decoder.decode(buffer) {
                 Ok(Some(Packet::Connect(connect))) => return Some(*connect),
@@ -119,7 +145,9 @@ impl Arrival {
                     counter!("flotte_connects_total", "result" => "malformed").increment(1);
                     if let Some(version) = e.answer_version().or_else(|| decoder.version()) {
                         // [MQTT-3.1.4-1] of 3.1.1: no CONNACK for what is malformed, except for an unknown version.
-                        if version == Version::V5 || e.reason() == ReasonCode::UnsupportedProtocolVersion {
+                        if version == Version::V5
+                            || e.reason() == ReasonCode::UnsupportedProtocolVersion
+                        {
                             self.say(version, e.reason());
                         }
                     }
@@ -166,21 +194,35 @@ impl Arrival {
             password: connect.password.as_deref(),
             peer: self.peer,
         };
-        let identity = shared.auth.authenticate(attempt).await.map_err(|e| match e {
-            AuthError::BadCredentials => ReasonCode::BadUserNameOrPassword,
-            AuthError::NotAuthorized => ReasonCode::NotAuthorized,
-            AuthError::Unavailable => ReasonCode::ServerUnavailable,
-        })?;
+        let identity = shared
+            .auth
+            .authenticate(attempt)
+            .await
+            .map_err(|e| match e {
+                AuthError::BadCredentials => ReasonCode::BadUserNameOrPassword,
+                AuthError::NotAuthorized => ReasonCode::NotAuthorized,
+                AuthError::Unavailable => ReasonCode::ServerUnavailable,
+            })?;
         let expiry_s = match connect.version {
             Version::V5 => {
                 let asked = connect.properties.session_expiry().unwrap_or(0);
-                config.session_expiry_max_s.map_or(asked, |max| asked.min(max))
+                config
+                    .session_expiry_max_s
+                    .map_or(asked, |max| asked.min(max))
             }
             Version::V3 | Version::V4 if connect.clean_start => 0,
             Version::V3 | Version::V4 => config.session_expiry_3x_s,
         };
         let keep_alive_s = self.keep_alive_s(&connect);
-        Ok(Admitted { client, assigned, username: identity.username, keep_alive_s, expiry_s, will, connect })
+        Ok(Admitted {
+            client,
+            assigned,
+            username: identity.username,
+            keep_alive_s,
+            expiry_s,
+            will,
+            connect,
+        })
     }
 
     fn client_id(&self, connect: &Connect) -> Result<(ClientId, bool), ReasonCode> {
@@ -200,7 +242,11 @@ impl Arrival {
         if !allowed || !config.allow_empty_client_id {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
-        let id = format!("flotte-{:016x}{:08x}", rand::random::<u64>(), rand::random::<u32>());
+        let id = format!(
+            "flotte-{:016x}{:08x}",
+            rand::random::<u64>(),
+            rand::random::<u32>()
+        );
         let id = ClientId::try_from(id).map_err(|_| ReasonCode::UnspecifiedError)?;
         Ok((id, true))
     }
@@ -220,7 +266,9 @@ impl Arrival {
     }
 
     fn will(&self, connect: &Connect) -> Result<Option<Will>, ReasonCode> {
-        let Some(will) = &connect.will else { return Ok(None) };
+        let Some(will) = &connect.will else {
+            return Ok(None);
+        };
         let shared = &self.worker.shared;
         let topic = TopicName::parse(will.topic.clone()).map_err(|e| e.reason())?;
         if will.qos > shared.config.max_qos(&self.listener.config) {
@@ -236,7 +284,10 @@ impl Arrival {
             return Err(ReasonCode::NotAuthorized);
         }
         let mut properties = BytesMut::new();
-        will.properties.forwardable().encode(&mut properties).map_err(|_| ReasonCode::MalformedPacket)?;
+        will.properties
+            .forwardable()
+            .encode(&mut properties)
+            .map_err(|_| ReasonCode::MalformedPacket)?;
         Ok(Some(Will {
             topic: topic.compact().text().as_bytes().clone(),
             qos: u32::from(will.qos as u8),
@@ -248,7 +299,12 @@ impl Arrival {
     }
 
     /// Commits the CONNECT and takes the session.
-    async fn open(self, admitted: Admitted, decoder: Decoder, rest: BytesMut) -> Option<Connection> {
+    async fn open(
+        self,
+        admitted: Admitted,
+        decoder: Decoder,
+        rest: BytesMut,
+    ) -> Option<Connection> {
         let shared = Arc::clone(&self.worker.shared);
         let version = admitted.connect.version;
         shared.registry.opening(&admitted.client);
@@ -268,8 +324,18 @@ impl Arrival {
                 return None;
             }
         };
-        let claim = shared.registry.opened(&admitted.client, opened.epoch, opened.session_present, &shared.limits);
-        let Claim::Mine { session, present, replaced } = claim else {
+        let claim = shared.registry.opened(
+            &admitted.client,
+            opened.epoch,
+            opened.session_present,
+            &shared.limits,
+        );
+        let Claim::Mine {
+            session,
+            present,
+            replaced,
+        } = claim
+        else {
             counter!("flotte_connects_total", "result" => "taken_over").increment(1);
             return None;
         };
@@ -278,7 +344,11 @@ impl Arrival {
         }
         session.set_durable(admitted.expiry_s > 0);
         session.attach(self.describe(&admitted));
-        if shared.cluster().me().is_none_or(|me| me.incarnation != opened.incarnation) {
+        if shared
+            .cluster()
+            .me()
+            .is_none_or(|me| me.incarnation != opened.incarnation)
+        {
             shared.end_session(&session);
             session.detach();
             self.refuse(version, ReasonCode::ServerUnavailable);
@@ -315,17 +385,31 @@ impl Arrival {
         let connack = ConnAck {
             session_present: present,
             reason: ReasonCode::Success,
-            properties: if version == Version::V5 { self.capabilities(&admitted, max_qos) } else { Properties::new() },
+            properties: if version == Version::V5 {
+                self.capabilities(&admitted, max_qos)
+            } else {
+                Properties::new()
+            },
         };
-        let link = OutputLink { socket: self.out, signal: Arc::clone(&self.signal), version };
+        let link = OutputLink {
+            socket: self.out,
+            signal: Arc::clone(&self.signal),
+            version,
+        };
         let peer = Peer {
             version,
-            receive_maximum: connect.properties.receive_maximum().map_or(u16::MAX, Into::into),
-            max_packet_size: connect.properties.maximum_packet_size().map(Into::into),
+            receive_maximum: connect
+                .properties
+                .receive_maximum()
+                .map_or(u16::MAX, Into::into),
+            max_packet_size: connect.properties.maximum_packet_size(),
             topic_alias_maximum: connect.properties.topic_alias_maximum().unwrap_or(0),
         };
         session.inbound().lock().connect(version);
-        session.output().lock().connect(link, peer, &connack.into(), now_ms());
+        session
+            .output()
+            .lock()
+            .connect(link, peer, &connack.into(), now_ms());
         let now = self.worker.wheel.now_ms();
         Connection {
             last_read_ms: now,
@@ -372,12 +456,18 @@ impl Arrival {
         if !config.retain_available {
             properties.push(Property::RetainAvailable(false));
         }
-        properties.push(Property::MaximumPacketSize(u32::try_from(config.max_packet_size.as_usize()).unwrap_or(u32::MAX)));
+        properties.push(Property::MaximumPacketSize(
+            u32::try_from(config.max_packet_size.as_usize()).unwrap_or(u32::MAX),
+        ));
         if admitted.assigned {
-            properties.push(Property::AssignedClientId(admitted.client.as_byte_str().clone()));
+            properties.push(Property::AssignedClientId(
+                admitted.client.as_byte_str().clone(),
+            ));
         }
         if shared.limits.inbound.topic_alias_maximum > 0 {
-            properties.push(Property::TopicAliasMaximum(shared.limits.inbound.topic_alias_maximum));
+            properties.push(Property::TopicAliasMaximum(
+                shared.limits.inbound.topic_alias_maximum,
+            ));
         }
         if !config.wildcard_available {
             properties.push(Property::WildcardAvailable(false));

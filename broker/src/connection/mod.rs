@@ -10,8 +10,8 @@ mod subscribe;
 mod timers;
 mod worker;
 
-pub use timers::{Deadline, Wheel};
 pub(crate) use publish::retain_command;
+pub use timers::{Deadline, Wheel};
 pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
 
 use std::collections::VecDeque;
@@ -148,7 +148,16 @@ impl Connection {
 
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
-        let Connection { worker, socket, signal, waiting, subscribing, full, blocked, .. } = self;
+        let Connection {
+            worker,
+            socket,
+            signal,
+            waiting,
+            subscribing,
+            full,
+            blocked,
+            ..
+        } = self;
         tokio::select! {
             biased;
             wake = signal.wait() => Event::Woken(wake),
@@ -263,7 +272,11 @@ impl Connection {
             return;
         }
         // Announced sizes are believed only a piece at a time.
-        let missing = self.decoder.missing(&self.partial).unwrap_or(0).min(64 << 10);
+        let missing = self
+            .decoder
+            .missing(&self.partial)
+            .unwrap_or(0)
+            .min(64 << 10);
         if self.partial_is_own {
             self.partial.reserve(missing);
         } else {
@@ -315,7 +328,12 @@ async fn read_some(socket: &mut OwnedReadHalf, worker: &Rc<Worker>) -> io::Resul
 }
 
 /// Reads, and waits for room in the socket where that was full.
-async fn socket_event(socket: &mut OwnedReadHalf, worker: &Rc<Worker>, read: bool, blocked: bool) -> Event {
+async fn socket_event(
+    socket: &mut OwnedReadHalf,
+    worker: &Rc<Worker>,
+    read: bool,
+    blocked: bool,
+) -> Event {
     poll_fn(|cx| {
         if blocked && socket.as_ref().poll_write_ready(cx).is_ready() {
             return Poll::Ready(Event::Writable);

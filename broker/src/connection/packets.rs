@@ -4,20 +4,37 @@ use flotte_mqtt::packet::{Disconnect, Packet, PubComp};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Outbound, SessionError};
 
-use super::{Connection, End, timers};
 use super::subscribe::Request;
+use super::{Connection, End, timers};
 use crate::session::now_ms;
 
 impl Connection {
     pub(super) fn handle_packet(&mut self, packet: Packet) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish),
-            Packet::PubAck(ack) => self.acknowledge(|out, now, buf| out.handle_puback(ack.packet_id, ack.reason, now, buf)),
-            Packet::PubRec(ack) => self.acknowledge(|out, now, buf| out.handle_pubrec(ack.packet_id, ack.reason, now, buf)),
-            Packet::PubComp(ack) => self.acknowledge(|out, now, buf| out.handle_pubcomp(ack.packet_id, now, buf)),
+            Packet::PubAck(ack) => self.acknowledge(|out, now, buf| {
+                out.handle_puback(ack.packet_id, ack.reason, now, buf)
+            }),
+            Packet::PubRec(ack) => self.acknowledge(|out, now, buf| {
+                out.handle_pubrec(ack.packet_id, ack.reason, now, buf)
+            }),
+            Packet::PubComp(ack) => {
+                self.acknowledge(|out, now, buf| out.handle_pubcomp(ack.packet_id, now, buf))
+            }
             Packet::PubRel(release) => {
-                let reason = self.session.inbound().lock().handle_pubrel(release.packet_id);
-                self.answer(&PubComp { packet_id: release.packet_id, reason, properties: Default::default() }.into())
+                let reason = self
+                    .session
+                    .inbound()
+                    .lock()
+                    .handle_pubrel(release.packet_id);
+                self.answer(
+                    &PubComp {
+                        packet_id: release.packet_id,
+                        reason,
+                        properties: Default::default(),
+                    }
+                    .into(),
+                )
             }
             Packet::Subscribe(subscribe) => {
                 self.requests.push_back(Request::Subscribe(subscribe));
@@ -39,18 +56,30 @@ impl Connection {
 
     /// Puts a packet that is no publish into the output.
     pub(super) fn answer(&self, packet: &Packet) -> Result<(), End> {
-        if self.session.output().lock().send(packet) { Ok(()) } else { Err(End::Refused(ReasonCode::QuotaExceeded)) }
+        if self.session.output().lock().send(packet) {
+            Ok(())
+        } else {
+            Err(End::Refused(ReasonCode::QuotaExceeded))
+        }
     }
 
     fn acknowledge(
         &self,
-        handle: impl FnOnce(&mut Outbound, u64, &mut bytes::BytesMut) -> Result<flotte_mqtt::session::Acked, SessionError>,
+        handle: impl FnOnce(
+            &mut Outbound,
+            u64,
+            &mut bytes::BytesMut,
+        ) -> Result<flotte_mqtt::session::Acked, SessionError>,
     ) -> Result<(), End> {
         let now = now_ms();
-        let result = self.session.output().lock().acknowledge(|outbound, buffer| match handle(outbound, now, buffer) {
-            Ok(acked) => (Ok(()), acked.tally),
-            Err(e) => (Err(e), Default::default()),
-        });
+        let result = self
+            .session
+            .output()
+            .lock()
+            .acknowledge(|outbound, buffer| match handle(outbound, now, buffer) {
+                Ok(acked) => (Ok(()), acked.tally),
+                Err(e) => (Err(e), Default::default()),
+            });
         result.map_err(|e| End::Refused(e.reason()))
     }
 
@@ -63,7 +92,11 @@ impl Connection {
         let max = self.worker.shared.config.mqtt.session_expiry_max_s;
         let expiry_s = expiry_s.map(|expiry| max.map_or(expiry, |max| expiry.min(max)));
         // [MQTT-3.14.4-3]
-        if disconnect.reason == ReasonCode::Success { End::Disconnected { expiry_s } } else { End::DisconnectedWithWill { expiry_s } }
+        if disconnect.reason == ReasonCode::Success {
+            End::Disconnected { expiry_s }
+        } else {
+            End::DisconnectedWithWill { expiry_s }
+        }
     }
 
     /// Checks what may be due: keep alive, publishes that are not placed, the lease.
@@ -82,12 +115,18 @@ impl Connection {
             }
             return Ok(());
         }
-        if self.keep_alive_ms > 0 && self.may_read() && now - self.last_read_ms >= self.keep_alive_ms {
+        if self.keep_alive_ms > 0
+            && self.may_read()
+            && now - self.last_read_ms >= self.keep_alive_ms
+        {
             // [MQTT-3.1.2-22]
             return Err(End::Refused(ReasonCode::KeepAliveTimeout));
         }
         let timeout = u64::from(shared.config.mqtt.publish_timeout_ms);
-        if self.unplaced_since_ms.is_some_and(|since| now - since >= timeout) {
+        if self
+            .unplaced_since_ms
+            .is_some_and(|since| now - since >= timeout)
+        {
             return Err(End::Refused(ReasonCode::ImplementationSpecificError));
         }
         Ok(())
@@ -108,7 +147,9 @@ impl Connection {
             next = soon;
         }
         if let Some(since) = self.unplaced_since_ms {
-            next = next.min(since + u64::from(self.worker.shared.config.mqtt.publish_timeout_ms)).min(now + 1_000);
+            next = next
+                .min(since + u64::from(self.worker.shared.config.mqtt.publish_timeout_ms))
+                .min(now + 1_000);
         }
         self.deadline.pull(next.max(soon));
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ::metrics::counter;
 use flotte_cluster::handle::Refused;
 use flotte_cluster::wire::{Retain, RetainResult};
 use flotte_mqtt::packet::{Packet, PubAck, PubRec, Publish};
@@ -11,7 +12,6 @@ use flotte_mqtt::session::{AckKind, AckOut, Begin, Ticket};
 use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{PacketId, QoS, Version};
 use futures::future::BoxFuture;
-use ::metrics::counter;
 use tracing::debug;
 
 use super::{Connection, End};
@@ -31,7 +31,9 @@ pub struct Waiting {
 
 /// Resolves when the first of those that wait can be placed. Cancel safe.
 pub(super) async fn placeable(waiting: &mut VecDeque<Waiting>) {
-    let Some(first) = waiting.front_mut() else { return futures::future::pending().await };
+    let Some(first) = waiting.front_mut() else {
+        return futures::future::pending().await;
+    };
     if let Some(retain) = &mut first.retain {
         first.retained = Some(retain.await);
         first.retain = None;
@@ -41,8 +43,18 @@ pub(super) async fn placeable(waiting: &mut VecDeque<Waiting>) {
 /// The packet of an acknowledgement.
 pub(super) fn ack_packet(ack: AckOut) -> Packet {
     match ack.kind {
-        AckKind::PubAck => PubAck { packet_id: ack.id, reason: ack.reason, properties: Default::default() }.into(),
-        AckKind::PubRec => PubRec { packet_id: ack.id, reason: ack.reason, properties: Default::default() }.into(),
+        AckKind::PubAck => PubAck {
+            packet_id: ack.id,
+            reason: ack.reason,
+            properties: Default::default(),
+        }
+        .into(),
+        AckKind::PubRec => PubRec {
+            packet_id: ack.id,
+            reason: ack.reason,
+            properties: Default::default(),
+        }
+        .into(),
     }
 }
 
@@ -61,7 +73,11 @@ impl Connection {
         if topic.starts_with_dollar() && !self.may_use_dollar(&topic) {
             counter!("flotte_acl_denied_total", "action" => "publish").increment(1);
             // [MQTT-3.3.5-2] of 3.1.1: an ordinary acknowledgement, as there is no other word for it.
-            let reason = if self.version == Version::V5 { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+            let reason = if self.version == Version::V5 {
+                ReasonCode::NotAuthorized
+            } else {
+                ReasonCode::Success
+            };
             self.complete(ticket, reason);
             return Ok(());
         }
@@ -71,7 +87,12 @@ impl Connection {
         } else if self.waiting.is_empty() {
             self.place(message, ticket);
         } else {
-            self.waiting.push_back(Waiting { message: message.compact(), ticket, retain: None, retained: None });
+            self.waiting.push_back(Waiting {
+                message: message.compact(),
+                ticket,
+                retain: None,
+                retained: None,
+            });
         }
         Ok(())
     }
@@ -79,7 +100,9 @@ impl Connection {
     /// None = it was routed before: it is only acknowledged again.
     fn begin(&mut self, id: PacketId, qos: QoS) -> Result<Option<Ticket>, End> {
         let mut inbound = self.session.inbound().lock();
-        let (ticket, begin) = inbound.start(id, qos).map_err(|e| End::Refused(e.reason()))?;
+        let (ticket, begin) = inbound
+            .start(id, qos)
+            .map_err(|e| End::Refused(e.reason()))?;
         if begin == Begin::Duplicate {
             inbound.complete(ticket, ReasonCode::Success);
             return Ok(None);
@@ -91,7 +114,11 @@ impl Connection {
     }
 
     fn topic_of(&self, publish: &Publish) -> Result<TopicName, End> {
-        let named = if publish.topic.is_empty() { None } else { Some(&publish.topic) };
+        let named = if publish.topic.is_empty() {
+            None
+        } else {
+            Some(&publish.topic)
+        };
         let parsed = named.map(|text| TopicName::parse(text.clone())).transpose();
         let parsed = parsed.map_err(|e| {
             debug!(error = %e, "topic of a PUBLISH");
@@ -145,17 +172,40 @@ impl Connection {
 
     fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
         let message = message.compact();
-        let retain = self.worker.shared.cluster().retain(retain_command(&message));
-        self.waiting.push_back(Waiting { message, ticket, retain: Some(retain), retained: None });
+        let retain = self
+            .worker
+            .shared
+            .cluster()
+            .retain(retain_command(&message));
+        self.waiting.push_back(Waiting {
+            message,
+            ticket,
+            retain: Some(retain),
+            retained: None,
+        });
     }
 
     /// Places those that wait, as far as the first that still has to be retained.
     pub(super) fn place_waiting(&mut self) -> Result<(), End> {
-        while self.waiting.front().is_some_and(|first| first.retain.is_none()) {
-            let Some(Waiting { mut message, ticket, retained, .. }) = self.waiting.pop_front() else { break };
+        while self
+            .waiting
+            .front()
+            .is_some_and(|first| first.retain.is_none())
+        {
+            let Some(Waiting {
+                mut message,
+                ticket,
+                retained,
+                ..
+            }) = self.waiting.pop_front()
+            else {
+                break;
+            };
             match retained {
                 None => {}
-                Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => message.retain_index = index,
+                Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => {
+                    message.retain_index = index
+                }
                 Some(Ok((_, RetainResult::Quota))) => {
                     counter!("flotte_retained_refused_total", "reason" => "quota").increment(1);
                     if self.version == Version::V5 {
@@ -175,7 +225,9 @@ impl Connection {
         let router = Arc::clone(&self.worker.shared.router);
         let matched = router.matched_cached(&mut self.matches, &message.topic, &message.publisher);
         // Only other nodes take time.
-        let placing = ticket.filter(|_| matched.is_remote()).map(|ticket| Placing::new(Notify::Session(Arc::clone(&self.session), ticket)));
+        let placing = ticket
+            .filter(|_| matched.is_remote())
+            .map(|ticket| Placing::new(Notify::Session(Arc::clone(&self.session), ticket)));
         let outcome = router.route(&message, &matched, placing.as_ref());
         self.full = outcome.full.or(self.full);
         match placing {
@@ -184,7 +236,14 @@ impl Connection {
             }
             None => {
                 let nobody = self.version == Version::V5 && !outcome.matched;
-                self.complete(ticket, if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success });
+                self.complete(
+                    ticket,
+                    if nobody {
+                        ReasonCode::NoMatchingSubscribers
+                    } else {
+                        ReasonCode::Success
+                    },
+                );
             }
         }
     }
@@ -209,7 +268,10 @@ fn without_expiry(publish: &Publish) -> flotte_mqtt::property::Properties {
 pub(crate) fn retain_command(message: &Outgoing) -> Retain {
     let mut properties = bytes::BytesMut::new();
     let encoded = message.properties.encode(&mut properties);
-    debug_assert!(encoded.is_ok(), "properties that were decoded can be encoded");
+    debug_assert!(
+        encoded.is_ok(),
+        "properties that were decoded can be encoded"
+    );
     Retain {
         topic: message.topic.text().as_bytes().clone(),
         qos: u32::from(message.qos as u8),

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, UnsubAck, Unsubscribe};
+use flotte_mqtt::packet::{
+    Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, UnsubAck, Unsubscribe,
+};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::topic::SubscriptionFilter;
 use flotte_mqtt::{ByteStr, QoS, Version};
@@ -14,7 +16,7 @@ use tracing::debug;
 
 use super::{Connection, Worker};
 use crate::router::Replay;
-use crate::session::{Session, Subscription, mark_dirty, flush_dirty};
+use crate::session::{Session, Subscription, flush_dirty, mark_dirty};
 
 /// Pause between looks at the lease, before an acknowledgement.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
@@ -28,7 +30,9 @@ pub enum Request {
 }
 
 /// Resolves when the request under way is answered; an error ends the connection. Cancel safe.
-pub(super) async fn run(subscribing: &mut Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>) -> Result<(), ReasonCode> {
+pub(super) async fn run(
+    subscribing: &mut Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>,
+) -> Result<(), ReasonCode> {
     match subscribing {
         Some(request) => request.await,
         None => futures::future::pending().await,
@@ -41,7 +45,9 @@ impl Connection {
         if self.subscribing.is_some() {
             return;
         }
-        let Some(request) = self.requests.pop_front() else { return };
+        let Some(request) = self.requests.pop_front() else {
+            return;
+        };
         let serving = Serving {
             worker: Rc::clone(&self.worker),
             session: Arc::clone(&self.session),
@@ -83,7 +89,10 @@ impl Serving {
                 reasons.push(refusal);
                 continue;
             }
-            let options = SubscribeOptions { qos: options.qos.min(self.max_qos), ..*options };
+            let options = SubscribeOptions {
+                qos: options.qos.min(self.max_qos),
+                ..*options
+            };
             let known = self.remember(&filter, options, id);
             routes.push(router.subscribe(&self.session, &filter, options, id));
             reasons.push(ReasonCode::granted(options.qos));
@@ -95,14 +104,27 @@ impl Serving {
             // Retained messages are not sent to shared subscriptions.
             if wanted && filter.share.is_none() {
                 let (session, epoch) = (Arc::clone(&self.session), self.epoch);
-                replays.push(Replay { session, epoch, filter: filter.filter, qos: options.qos, id });
+                replays.push(Replay {
+                    session,
+                    epoch,
+                    filter: filter.filter,
+                    qos: options.qos,
+                    id,
+                });
             }
         }
         self.wait_for_routes(routes).await?;
-        let suback = SubAck { packet_id: subscribe.packet_id, reasons, properties: Default::default() };
+        let suback = SubAck {
+            packet_id: subscribe.packet_id,
+            reasons,
+            properties: Default::default(),
+        };
         self.acknowledge(suback.into()).await;
         for replay in replays {
-            router.replay(replay).await.map_err(|_| ReasonCode::UseAnotherServer)?;
+            router
+                .replay(replay)
+                .await
+                .map_err(|_| ReasonCode::UseAnotherServer)?;
         }
         Ok(())
     }
@@ -137,15 +159,29 @@ impl Serving {
         for text in &unsubscribe.filters {
             let filter = self.parse(text)?;
             let mut subscriptions = self.session.subscriptions().lock();
-            let at = subscriptions.iter().position(|subscription| subscription.filter == filter);
+            let at = subscriptions
+                .iter()
+                .position(|subscription| subscription.filter == filter);
             if let Some(at) = at {
                 subscriptions.remove(at);
             }
             drop(subscriptions);
-            let removed = self.worker.shared.router.unsubscribe(&self.session, &filter);
-            reasons.push(if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted });
+            let removed = self
+                .worker
+                .shared
+                .router
+                .unsubscribe(&self.session, &filter);
+            reasons.push(if removed {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NoSubscriptionExisted
+            });
         }
-        let unsuback = UnsubAck { packet_id: unsubscribe.packet_id, reasons, properties: Default::default() };
+        let unsuback = UnsubAck {
+            packet_id: unsubscribe.packet_id,
+            reasons,
+            properties: Default::default(),
+        };
         self.acknowledge(unsuback.into()).await;
         Ok(())
     }
@@ -174,8 +210,15 @@ impl Serving {
     /// Notes the subscription in the session. Says whether it was there before.
     fn remember(&self, filter: &SubscriptionFilter, options: SubscribeOptions, id: u32) -> bool {
         let mut subscriptions = self.session.subscriptions().lock();
-        let subscription = Subscription { filter: filter.clone(), options, id };
-        match subscriptions.iter_mut().find(|known| known.filter == *filter) {
+        let subscription = Subscription {
+            filter: filter.clone(),
+            options,
+            id,
+        };
+        match subscriptions
+            .iter_mut()
+            .find(|known| known.filter == *filter)
+        {
             Some(known) => {
                 *known = subscription;
                 true
@@ -190,7 +233,10 @@ impl Serving {
 
     /// Sends an acknowledgement, under the lease.
     async fn acknowledge(&self, packet: Packet) {
-        debug_assert!(matches!(self.version, Version::V3 | Version::V4 | Version::V5));
+        debug_assert!(matches!(
+            self.version,
+            Version::V3 | Version::V4 | Version::V5
+        ));
         while !self.worker.shared.cluster().lease().held() {
             tokio::time::sleep(LEASE_PAUSE).await;
         }

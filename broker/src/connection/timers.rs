@@ -49,8 +49,15 @@ pub struct Deadline {
 impl Wheel {
     /// An empty wheel.
     pub fn new() -> Rc<Wheel> {
-        let inner = Inner { entries: Slab::new(), slots: vec![Vec::new(); SLOTS], tick: 0 };
-        Rc::new(Wheel { inner: RefCell::new(inner), began: tokio::time::Instant::now() })
+        let inner = Inner {
+            entries: Slab::new(),
+            slots: vec![Vec::new(); SLOTS],
+            tick: 0,
+        };
+        Rc::new(Wheel {
+            inner: RefCell::new(inner),
+            began: tokio::time::Instant::now(),
+        })
     }
 
     /// Milliseconds since the worker began.
@@ -62,10 +69,17 @@ impl Wheel {
     pub fn insert(self: &Rc<Self>, signal: Arc<Signal>, at_ms: u64) -> Deadline {
         let at = Rc::new(Cell::new(at_ms));
         let mut inner = self.inner.borrow_mut();
-        let key = inner.entries.insert(Entry { deadline_ms: Rc::clone(&at), signal });
+        let key = inner.entries.insert(Entry {
+            deadline_ms: Rc::clone(&at),
+            signal,
+        });
         inner.place(key, at_ms);
         drop(inner);
-        Deadline { wheel: Rc::clone(self), key, at_ms: at }
+        Deadline {
+            wheel: Rc::clone(self),
+            key,
+            at_ms: at,
+        }
     }
 
     /// Turns forever.
@@ -95,7 +109,9 @@ impl Wheel {
 
 impl Inner {
     fn visit(&mut self, key: usize, now_ms: u64) {
-        let Some(entry) = self.entries.get(key) else { return };
+        let Some(entry) = self.entries.get(key) else {
+            return;
+        };
         let deadline = entry.deadline_ms.get();
         if deadline > now_ms {
             return self.place(key, deadline);
@@ -106,7 +122,9 @@ impl Inner {
     }
 
     fn place(&mut self, key: usize, at_ms: u64) {
-        let tick = at_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
+        let tick = at_ms
+            .div_ceil(TICK_MS)
+            .clamp(self.tick, self.tick + SLOTS as u64 - 1);
         self.slots[slot_of(tick)].push(key);
     }
 }
@@ -150,7 +168,9 @@ mod tests {
     use super::*;
 
     async fn fired(signal: &Signal) -> bool {
-        tokio::time::timeout(Duration::ZERO, signal.wait()).await.is_ok_and(|wake| wake.has(Wake::TIMER))
+        tokio::time::timeout(Duration::ZERO, signal.wait())
+            .await
+            .is_ok_and(|wake| wake.has(Wake::TIMER))
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,7 +205,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_left_is_not_woken_nor_its_successor_early() {
-        let (wheel, first, second) = (Wheel::new(), Arc::new(Signal::default()), Arc::new(Signal::default()));
+        let (wheel, first, second) = (
+            Wheel::new(),
+            Arc::new(Signal::default()),
+            Arc::new(Signal::default()),
+        );
         drop(wheel.insert(Arc::clone(&first), 1_000));
         let _kept = wheel.insert(Arc::clone(&second), 9_000);
         wheel.turn(2_000);

@@ -12,7 +12,7 @@ use flotte_cluster::handle::Cluster;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info_span, Instrument};
+use tracing::{Instrument, debug, info_span};
 
 use super::handshake;
 use super::timers::Wheel;
@@ -117,12 +117,22 @@ pub struct Workers {
 
 impl Workers {
     /// Starts `count` threads. They end with `shutdown`, once their connections have.
-    pub fn start(shared: &Arc<Shared>, count: usize, shutdown: &CancellationToken) -> std::io::Result<Workers> {
-        let mut workers = Workers { queues: Vec::new(), next: AtomicUsize::new(0), threads: Vec::new() };
+    pub fn start(
+        shared: &Arc<Shared>,
+        count: usize,
+        shutdown: &CancellationToken,
+    ) -> std::io::Result<Workers> {
+        let mut workers = Workers {
+            queues: Vec::new(),
+            next: AtomicUsize::new(0),
+            threads: Vec::new(),
+        };
         for number in 0..count {
             let (queue, accepted) = mpsc::channel(QUEUE);
             let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             workers.threads.push(thread.spawn(move || {
                 let local = LocalSet::new();
@@ -151,8 +161,16 @@ impl Workers {
     }
 }
 
-async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, shutdown: CancellationToken) {
-    let worker = Rc::new(Worker { shared, wheel: Wheel::new(), buffer: RefCell::new(BytesMut::new()) });
+async fn run(
+    shared: Arc<Shared>,
+    mut accepted: mpsc::Receiver<Accepted>,
+    shutdown: CancellationToken,
+) {
+    let worker = Rc::new(Worker {
+        shared,
+        wheel: Wheel::new(),
+        buffer: RefCell::new(BytesMut::new()),
+    });
     tokio::task::spawn_local(Rc::clone(&worker).wheel.clone().run());
     loop {
         let next = tokio::select! {

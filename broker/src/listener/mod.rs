@@ -29,13 +29,24 @@ pub struct Listener {
 impl Listener {
     /// Binds an address. It does not listen yet: clients are refused until the node serves.
     pub fn bind(config: &crate::config::listener::Config) -> io::Result<Listener> {
-        let socket = Socket::new(Domain::for_address(config.bind), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(config.bind),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&config.bind.into())?;
         let address = socket.local_addr()?.as_socket().unwrap_or(config.bind);
-        let info = Arc::new(ListenerInfo { config: config.clone(), connections: Default::default() });
-        Ok(Listener { socket, info, address })
+        let info = Arc::new(ListenerInfo {
+            config: config.clone(),
+            connections: Default::default(),
+        });
+        Ok(Listener {
+            socket,
+            info,
+            address,
+        })
     }
 
     /// The bound address.
@@ -54,7 +65,12 @@ impl Listener {
     }
 
     /// Accepts until the shutdown.
-    pub async fn run(self, shared: Arc<Shared>, workers: Arc<Workers>, shutdown: CancellationToken) {
+    pub async fn run(
+        self,
+        shared: Arc<Shared>,
+        workers: Arc<Workers>,
+        shutdown: CancellationToken,
+    ) {
         let listener = match tokio::net::TcpListener::from_std(self.socket.into()) {
             Ok(listener) => listener,
             Err(e) => return warn!(error = %e, "listener not usable"),
@@ -78,7 +94,15 @@ impl Listener {
                 continue;
             }
             match stream.into_std() {
-                Ok(stream) => workers.hand_over(Accepted { stream, peer, listener: Arc::clone(&self.info) }).await,
+                Ok(stream) => {
+                    workers
+                        .hand_over(Accepted {
+                            stream,
+                            peer,
+                            listener: Arc::clone(&self.info),
+                        })
+                        .await
+                }
                 Err(e) => debug!(error = %e, "socket not usable"),
             }
         }
@@ -86,7 +110,14 @@ impl Listener {
 }
 
 fn is_full(shared: &Shared, info: &ListenerInfo) -> bool {
-    let reached = |now: usize, max: Option<u32>| max.is_some_and(|max| now >= usize::try_from(max).unwrap_or(usize::MAX));
-    reached(info.connections.load(Ordering::Relaxed), info.config.max_connections)
-        || reached(shared.connections.load(Ordering::Relaxed), shared.config.limits.max_connections)
+    let reached = |now: usize, max: Option<u32>| {
+        max.is_some_and(|max| now >= usize::try_from(max).unwrap_or(usize::MAX))
+    };
+    reached(
+        info.connections.load(Ordering::Relaxed),
+        info.config.max_connections,
+    ) || reached(
+        shared.connections.load(Ordering::Relaxed),
+        shared.config.limits.max_connections,
+    )
 }

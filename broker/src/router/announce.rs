@@ -35,10 +35,10 @@ impl Router {
         let mut announced = self.announced.lock();
         let entry = announced.entry(filter.clone()).or_default();
         note(entry, change);
-        if let (false, Some((value, index))) = (entry.proposing, entry.committed) {
-            if value == entry.wanted {
-                return futures::future::ready(Ok(index)).boxed();
-            }
+        if let (false, Some((value, index))) = (entry.proposing, entry.committed)
+            && value == entry.wanted
+        {
+            return futures::future::ready(Ok(index)).boxed();
         }
         let (waiter, answer) = oneshot::channel();
         entry.waiters.push(waiter);
@@ -54,9 +54,14 @@ impl Router {
     /// Notes a change that nobody waits for.
     pub(super) fn withdraw(self: &Arc<Self>, filter: &SubscriptionFilter, change: Change) {
         let mut announced = self.announced.lock();
-        let Some(entry) = announced.get_mut(filter) else { return };
+        let Some(entry) = announced.get_mut(filter) else {
+            return;
+        };
         note(entry, change);
-        let due = !entry.proposing && entry.committed.is_some_and(|(value, _)| value != entry.wanted);
+        let due = !entry.proposing
+            && entry
+                .committed
+                .is_some_and(|(value, _)| value != entry.wanted);
         if due {
             entry.proposing = true;
             let value = entry.wanted;
@@ -68,7 +73,9 @@ impl Router {
     fn propose(self: &Arc<Self>, filter: SubscriptionFilter, value: u32) {
         let proposal = match &filter.share {
             None => self.cluster().set_route(&filter.filter, value > 0),
-            Some(group) => self.cluster().set_share(group.as_str(), &filter.filter, value),
+            Some(group) => self
+                .cluster()
+                .set_share(group.as_str(), &filter.filter, value),
         };
         let router = Arc::clone(self);
         tokio::spawn(async move {
@@ -77,16 +84,23 @@ impl Router {
         });
     }
 
-    fn proposed(self: &Arc<Self>, filter: SubscriptionFilter, value: u32, result: Result<u64, Refused>) {
+    fn proposed(
+        self: &Arc<Self>,
+        filter: SubscriptionFilter,
+        value: u32,
+        result: Result<u64, Refused>,
+    ) {
         let mut announced = self.announced.lock();
-        let Some(entry) = announced.get_mut(&filter) else { return };
+        let Some(entry) = announced.get_mut(&filter) else {
+            return;
+        };
         entry.proposing = false;
         let settled = match result {
             // This start of the node is over; the next one announces anew.
             Err(refused) => Err(refused),
             Ok(index) => {
                 entry.committed = Some((value, index));
-                if value != entry.wanted && (value == 0) != (entry.wanted == 0) || filter.share.is_some() && value != entry.wanted {
+                if value != entry.wanted {
                     entry.proposing = true;
                     let wanted = entry.wanted;
                     drop(announced);

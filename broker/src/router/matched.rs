@@ -52,23 +52,37 @@ impl Router {
         let me = self.cluster.node_id();
         let mut destinations = self.cluster.destinations(topic.as_str());
         destinations.nodes.retain(|node| node.node != me);
-        Matched { targets, nodes: destinations.nodes, shares: destinations.shares }
+        Matched {
+            targets,
+            nodes: destinations.nodes,
+            shares: destinations.shares,
+        }
     }
 
     /// As [`Router::matched`], from memory where that is still good.
-    pub fn matched_cached(&self, cache: &mut MatchCache, topic: &TopicName, publisher: &ClientId) -> Arc<Matched> {
+    pub fn matched_cached(
+        &self,
+        cache: &mut MatchCache,
+        topic: &TopicName,
+        publisher: &ClientId,
+    ) -> Arc<Matched> {
         // Read before what they guard.
-        let epochs = (self.epochs.of_topic(topic.as_str()), self.cluster.route_epoch(topic.as_str()));
-        if let Some((local, routes, matched)) = cache.topics.get(topic) {
-            if (*local, *routes) == epochs {
-                return Arc::clone(matched);
-            }
+        let epochs = (
+            self.epochs.of_topic(topic.as_str()),
+            self.cluster.route_epoch(topic.as_str()),
+        );
+        if let Some((local, routes, matched)) = cache.topics.get(topic)
+            && (*local, *routes) == epochs
+        {
+            return Arc::clone(matched);
         }
         let matched = Arc::new(self.matched(topic, publisher));
         if cache.topics.len() >= TOPICS_MAX {
             cache.topics.clear();
         }
-        cache.topics.insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
+        cache
+            .topics
+            .insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
         matched
     }
 }

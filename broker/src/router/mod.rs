@@ -67,20 +67,23 @@ impl Router {
         options: SubscribeOptions,
         id: u32,
     ) -> impl Future<Output = Result<u64, Refused>> + Send + 'static {
-        let wanted = {
-            let mut subscriptions = self.subscriptions.write();
-            let change = subscriptions.insert(session, filter, options, id);
-            self.epochs.touch(&filter.filter);
-            // Under the lock, so that changes of one filter are announced in the order in which they were made.
-            self.announce(filter, change)
-        };
-        async move { wanted.await }
+        let mut subscriptions = self.subscriptions.write();
+        let change = subscriptions.insert(session, filter, options, id);
+        self.epochs.touch(&filter.filter);
+        // Under the lock, so that changes of one filter are announced in the order in which they were made.
+        self.announce(filter, change)
     }
 
     /// Removes a subscription. Says whether there was one.
-    pub fn unsubscribe(self: &Arc<Self>, session: &Arc<Session>, filter: &SubscriptionFilter) -> bool {
+    pub fn unsubscribe(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        filter: &SubscriptionFilter,
+    ) -> bool {
         let mut subscriptions = self.subscriptions.write();
-        let Some(change) = subscriptions.remove(session, filter) else { return false };
+        let Some(change) = subscriptions.remove(session, filter) else {
+            return false;
+        };
         self.epochs.touch(&filter.filter);
         self.withdraw(filter, change);
         true

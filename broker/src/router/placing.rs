@@ -35,7 +35,10 @@ pub struct Placing {
 impl Placing {
     /// Waits for one: whoever made it, until [`Placing::done`].
     pub fn new(notify: Notify) -> Arc<Placing> {
-        Arc::new(Placing { left: AtomicU32::new(1), notify })
+        Arc::new(Placing {
+            left: AtomicU32::new(1),
+            notify,
+        })
     }
 
     /// One more has to place it.

@@ -7,13 +7,13 @@ use flotte_cluster::handle::Placement;
 use flotte_cluster::id::NodeRef;
 use flotte_cluster::link::Pushed;
 use flotte_cluster::meta::ShareTarget;
+use flotte_cluster::wire::{Forward, SharePick, WillKey};
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::PublishParts;
 use flotte_mqtt::property::Properties;
 use flotte_mqtt::session::{Delivery, Message};
 use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
 use flotte_mqtt::{ClientId, QoS, Version};
-use flotte_cluster::wire::{Forward, SharePick, WillKey};
 use parking_lot::Mutex;
 
 use super::Router;
@@ -87,7 +87,10 @@ impl Outgoing {
         let mut properties = BytesMut::new();
         // Properties that came in by a decoder are within the limits of an encoder.
         let encoded = self.properties.encode(&mut properties);
-        debug_assert!(encoded.is_ok(), "properties that were decoded can be encoded");
+        debug_assert!(
+            encoded.is_ok(),
+            "properties that were decoded can be encoded"
+        );
         Forward {
             sequence: 0,
             topic: self.topic.text().as_bytes().clone(),
@@ -107,14 +110,26 @@ impl Outgoing {
 
 impl Router {
     /// Publishes a message that comes from no connection here.
-    pub fn publish_once(self: &Arc<Self>, message: &Outgoing, placing: Option<&Arc<Placing>>) -> PublishOutcome {
+    pub fn publish_once(
+        self: &Arc<Self>,
+        message: &Outgoing,
+        placing: Option<&Arc<Placing>>,
+    ) -> PublishOutcome {
         let matched = self.matched(&message.topic, &message.publisher);
         self.route(message, &matched, placing)
     }
 
     /// Puts a message on all its ways. With `placing` it is QoS 1/2: that is told when other nodes have placed it.
-    pub fn route(self: &Arc<Self>, message: &Outgoing, matched: &Matched, placing: Option<&Arc<Placing>>) -> PublishOutcome {
-        let mut outcome = PublishOutcome { matched: !matched.is_empty(), full: None };
+    pub fn route(
+        self: &Arc<Self>,
+        message: &Outgoing,
+        matched: &Matched,
+        placing: Option<&Arc<Placing>>,
+    ) -> PublishOutcome {
+        let mut outcome = PublishOutcome {
+            matched: !matched.is_empty(),
+            full: None,
+        };
         if !outcome.matched {
             metrics::unmatched();
             return outcome;
@@ -135,7 +150,10 @@ impl Router {
 
     /// Puts a message of another node into the queues of all ordinary subscribers here.
     pub fn deliver_all(&self, message: &Outgoing) {
-        let targets = self.subscriptions.read().targets(message.topic.as_str(), &message.publisher);
+        let targets = self
+            .subscriptions
+            .read()
+            .targets(message.topic.as_str(), &message.publisher);
         self.deliver_here(message, &targets);
     }
 
@@ -149,16 +167,17 @@ impl Router {
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
             let retain = message.retain && target.retain_as_published;
             let mut output = target.session.output().lock();
-            if qos == QoS::AtMostOnce && target.ids.is_empty() && message.expires_at_ms.is_none() {
-                if let Some(version) = output.version() {
-                    if let Some(dirty) = output.enqueue_frame(frames.of(message, version, retain)) {
-                        drop(output);
-                        if dirty {
-                            mark_dirty(&target.session);
-                        }
-                        continue;
-                    }
+            if qos == QoS::AtMostOnce
+                && target.ids.is_empty()
+                && message.expires_at_ms.is_none()
+                && let Some(version) = output.version()
+                && let Some(dirty) = output.enqueue_frame(frames.of(message, version, retain))
+            {
+                drop(output);
+                if dirty {
+                    mark_dirty(&target.session);
                 }
+                continue;
             }
             let kept = shared.get_or_insert_with(|| message.message());
             let delivery = Delivery {
@@ -187,13 +206,20 @@ impl Router {
         pushed
     }
 
-    fn share(self: &Arc<Self>, message: &Outgoing, share: &ShareTarget, placing: Option<&Arc<Placing>>, outcome: &mut PublishOutcome) {
+    fn share(
+        self: &Arc<Self>,
+        message: &Outgoing,
+        share: &ShareTarget,
+        placing: Option<&Arc<Placing>>,
+        outcome: &mut PublishOutcome,
+    ) {
         match placing {
             None => {
-                if let Some(node) = self.turn(share, &[]) {
-                    if let Some(pushed) = self.share_to(node, message, &share.group, &share.filter, None) {
-                        outcome.note(pushed, node);
-                    }
+                if let Some(node) = self.turn(share, &[])
+                    && let Some(pushed) =
+                        self.share_to(node, message, &share.group, &share.filter, None)
+                {
+                    outcome.note(pushed, node);
                 }
             }
             Some(placing) => {
@@ -214,8 +240,13 @@ impl Router {
     /// Gives a share pick to the next node that was not tried; to nobody, once all were.
     pub(super) fn share_again(self: &Arc<Self>, pick: &SharePlacing) {
         loop {
-            let shares = self.cluster().destinations(pick.message.topic.as_str()).shares;
-            let share = shares.into_iter().find(|share| share.group == pick.group && share.filter == pick.filter);
+            let shares = self
+                .cluster()
+                .destinations(pick.message.topic.as_str())
+                .shares;
+            let share = shares
+                .into_iter()
+                .find(|share| share.group == pick.group && share.filter == pick.filter);
             let tried = pick.tried.lock().clone();
             let Some(node) = share.and_then(|share| self.turn(&share, &tried)) else {
                 pick.placing.done();
@@ -255,13 +286,25 @@ impl Router {
             return None;
         }
         let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let pick = SharePick { group: text(group.as_str()), filter: text(filter.as_str()) };
-        let forward = Forward { all: false, shares: vec![pick], ..message.clone().compact().forward() };
+        let pick = SharePick {
+            group: text(group.as_str()),
+            filter: text(filter.as_str()),
+        };
+        let forward = Forward {
+            all: false,
+            shares: vec![pick],
+            ..message.clone().compact().forward()
+        };
         Some(self.push(node, forward, waiter))
     }
 
     /// Gives a message to one member here. False = there is none.
-    pub fn deliver_share(&self, message: &Outgoing, group: &ShareName, filter: &TopicFilter) -> bool {
+    pub fn deliver_share(
+        &self,
+        message: &Outgoing,
+        group: &ShareName,
+        filter: &TopicFilter,
+    ) -> bool {
         let picked = self.subscriptions.write().pick(group, filter);
         let Some(target) = picked else { return false };
         self.deliver_here(message, std::slice::from_ref(&target));
@@ -270,14 +313,21 @@ impl Router {
 
     /// Round-robin over the members of all nodes.
     fn turn(&self, share: &ShareTarget, tried: &[NodeRef]) -> Option<NodeRef> {
-        let open = || share.members.iter().filter(|(node, _)| !tried.contains(node));
+        let open = || {
+            share
+                .members
+                .iter()
+                .filter(|(node, _)| !tried.contains(node))
+        };
         let members: u32 = open().map(|(_, members)| members).sum();
         if members == 0 {
             return None;
         }
         let mut turn = {
             let mut turns = self.turns.lock();
-            let turn = turns.entry((share.group.clone(), share.filter.clone())).or_default();
+            let turn = turns
+                .entry((share.group.clone(), share.filter.clone()))
+                .or_default();
             *turn = turn.wrapping_add(1);
             *turn % members
         };

@@ -44,11 +44,16 @@ impl Router {
         let mut cursor: Option<String> = None;
         loop {
             let mut page = Vec::new();
-            cursor = self.cluster().retained_page(&replay.filter, cursor.as_deref(), PAGE, &mut |_, retained| {
-                if retained.index <= upto {
-                    page.push(retained.clone());
-                }
-            });
+            cursor = self.cluster().retained_page(
+                &replay.filter,
+                cursor.as_deref(),
+                PAGE,
+                &mut |_, retained| {
+                    if retained.index <= upto {
+                        page.push(retained.clone());
+                    }
+                },
+            );
             if !deliver(&replay, page) || cursor.is_none() {
                 return Ok(());
             }
@@ -74,10 +79,25 @@ fn deliver(replay: &Replay, page: Vec<Retained>) -> bool {
         return false;
     }
     for retained in page {
-        let Some(message) = message_of(retained) else { continue };
+        let Some(message) = message_of(retained) else {
+            continue;
+        };
         let qos = message.qos.min(replay.qos);
-        let subscription_ids = if replay.id == 0 { SmallVec::new() } else { SmallVec::from_elem(replay.id, 1) };
-        output.enqueue(Delivery { message: Arc::new(message), qos, retain: true, subscription_ids, share: false }, now);
+        let subscription_ids = if replay.id == 0 {
+            SmallVec::new()
+        } else {
+            SmallVec::from_elem(replay.id, 1)
+        };
+        output.enqueue(
+            Delivery {
+                message: Arc::new(message),
+                qos,
+                retain: true,
+                subscription_ids,
+                share: false,
+            },
+            now,
+        );
     }
     output.flush(now);
     true

@@ -16,16 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flotte_mqtt::{ClientId, Version};
 use flotte_mqtt::packet::SubscribeOptions;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Inbound, InboundConfig, Outbound, OutboundConfig, Ticket};
 use flotte_mqtt::topic::SubscriptionFilter;
+use flotte_mqtt::{ClientId, Version};
 use parking_lot::Mutex;
 
 /// Wall clock in ms since the epoch.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -79,7 +81,9 @@ struct Attachment {
 
 impl std::fmt::Debug for Attachment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attachment").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("Attachment")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,7 +172,11 @@ impl Session {
     }
 
     /// Has the connection closed; `done` is called when it is. Gives `done` back where there is no connection.
-    pub fn close(&self, wake: Wake, done: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
+    pub fn close(
+        &self,
+        wake: Wake,
+        done: Box<dyn FnOnce() + Send>,
+    ) -> Option<Box<dyn FnOnce() + Send>> {
         let mut attachment = self.attachment.lock();
         if attachment.client.is_none() {
             return Some(done);

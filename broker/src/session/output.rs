@@ -44,7 +44,13 @@ pub struct Output {
 impl Output {
     /// An output without a connection.
     pub fn new(outbound: Outbound) -> Output {
-        Output { outbound, link: None, buffer: BytesMut::new(), dirty: false, blocked: false }
+        Output {
+            outbound,
+            link: None,
+            buffer: BytesMut::new(),
+            dirty: false,
+            blocked: false,
+        }
     }
 
     /// Takes a connection; what was under way is sent again behind what `first` says (CONNACK).
@@ -111,7 +117,10 @@ impl Output {
     }
 
     /// Lets the outbound half handle an acknowledgement; what the window allows then goes into the buffer.
-    pub fn acknowledge<T>(&mut self, handle: impl FnOnce(&mut Outbound, &mut BytesMut) -> (T, Tally)) -> T {
+    pub fn acknowledge<T>(
+        &mut self,
+        handle: impl FnOnce(&mut Outbound, &mut BytesMut) -> (T, Tally),
+    ) -> T {
         let (result, tally) = handle(&mut self.outbound, &mut self.buffer);
         metrics::count(&tally);
         result

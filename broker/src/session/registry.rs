@@ -56,7 +56,11 @@ impl Default for Registry {
 impl Registry {
     /// An Open of this client is about to be proposed.
     pub fn opening(&self, client: &ClientId) {
-        self.shard(client).lock().entry(client.clone()).or_default().pending += 1;
+        self.shard(client)
+            .lock()
+            .entry(client.clone())
+            .or_default()
+            .pending += 1;
     }
 
     /// The Open failed.
@@ -74,18 +78,37 @@ impl Registry {
     fn claim(&self, client: &ClientId, epoch: u64, present: bool, limits: &Limits) -> Claim {
         let mut shard = self.shard(client).lock();
         let entry = shard.entry(client.clone()).or_default();
-        let newer = entry.session.as_ref().is_some_and(|session| session.epoch() > epoch);
+        let newer = entry
+            .session
+            .as_ref()
+            .is_some_and(|session| session.epoch() > epoch);
         if entry.kicked >= epoch || newer {
             return Claim::TakenOver;
         }
-        if let Some(session) = entry.session.as_ref().filter(|session| present && !session.is_ended()) {
-            session.epoch.store(epoch, std::sync::atomic::Ordering::Release);
-            return Claim::Mine { session: Arc::clone(session), present: true, replaced: None };
+        if let Some(session) = entry
+            .session
+            .as_ref()
+            .filter(|session| present && !session.is_ended())
+        {
+            session
+                .epoch
+                .store(epoch, std::sync::atomic::Ordering::Release);
+            return Claim::Mine {
+                session: Arc::clone(session),
+                present: true,
+                replaced: None,
+            };
         }
         let session = Arc::new(Session::new(client.clone(), limits));
-        session.epoch.store(epoch, std::sync::atomic::Ordering::Release);
+        session
+            .epoch
+            .store(epoch, std::sync::atomic::Ordering::Release);
         let replaced = entry.session.replace(Arc::clone(&session));
-        Claim::Mine { session, present: false, replaced }
+        Claim::Mine {
+            session,
+            present: false,
+            replaced,
+        }
     }
 
     /// A kick came. Returns the session it is about, if that is at or below the epoch.
@@ -95,22 +118,30 @@ impl Registry {
         if entry.pending > 0 {
             entry.kicked = entry.kicked.max(epoch);
         }
-        entry.session.clone().filter(|session| session.epoch() <= epoch)
+        entry
+            .session
+            .clone()
+            .filter(|session| session.epoch() <= epoch)
     }
 
     /// A session ended. Says whether it was this one that stood here: whoever gets true cleans up.
     pub fn remove(&self, session: &Arc<Session>) -> bool {
         let mut shard = self.shard(&session.client).lock();
-        if let Some(entry) = shard.get_mut(&session.client) {
-            if entry.session.as_ref().is_some_and(|held| Arc::ptr_eq(held, session)) {
-                entry.session = None;
-                if entry.pending == 0 {
-                    shard.remove(&session.client);
-                }
+        if let Some(entry) = shard.get_mut(&session.client)
+            && entry
+                .session
+                .as_ref()
+                .is_some_and(|held| Arc::ptr_eq(held, session))
+        {
+            entry.session = None;
+            if entry.pending == 0 {
+                shard.remove(&session.client);
             }
         }
         drop(shard);
-        !session.ended.swap(true, std::sync::atomic::Ordering::AcqRel)
+        !session
+            .ended
+            .swap(true, std::sync::atomic::Ordering::AcqRel)
     }
 
     /// The session of a client, if this node holds it.
@@ -123,14 +154,28 @@ impl Registry {
     pub fn all(&self) -> Vec<Arc<Session>> {
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(shard.lock().values().filter_map(|entry| entry.session.clone()));
+            all.extend(
+                shard
+                    .lock()
+                    .values()
+                    .filter_map(|entry| entry.session.clone()),
+            );
         }
         all
     }
 
     /// Number of sessions.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().values().filter(|entry| entry.session.is_some()).count()).sum()
+        self.shards
+            .iter()
+            .map(|shard| {
+                shard
+                    .lock()
+                    .values()
+                    .filter(|entry| entry.session.is_some())
+                    .count()
+            })
+            .sum()
     }
 
     /// Whether there are none.
@@ -140,7 +185,9 @@ impl Registry {
 
     fn settle(&self, client: &ClientId) {
         let mut shard = self.shard(client).lock();
-        let Some(entry) = shard.get_mut(client) else { return };
+        let Some(entry) = shard.get_mut(client) else {
+            return;
+        };
         entry.pending = entry.pending.saturating_sub(1);
         if entry.pending == 0 {
             entry.kicked = 0;
@@ -163,7 +210,10 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { outbound: Arc::default(), inbound: Default::default() }
+        Limits {
+            outbound: Arc::default(),
+            inbound: Default::default(),
+        }
     }
 
     fn id() -> ClientId {
@@ -178,18 +228,42 @@ mod tests {
     #[test]
     fn a_present_session_is_claimed_and_another_replaced() {
         let registry = Registry::default();
-        let Claim::Mine { session: first, present: false, replaced: None } = open(&registry, 1, false) else { panic!() };
-        let Claim::Mine { session, present: true, .. } = open(&registry, 2, true) else { panic!() };
+        let Claim::Mine {
+            session: first,
+            present: false,
+            replaced: None,
+        } = open(&registry, 1, false)
+        else {
+            panic!()
+        };
+        let Claim::Mine {
+            session,
+            present: true,
+            ..
+        } = open(&registry, 2, true)
+        else {
+            panic!()
+        };
         assert!(Arc::ptr_eq(&first, &session));
         assert_eq!(session.epoch(), 2);
-        let Claim::Mine { replaced: Some(old), present: false, .. } = open(&registry, 3, false) else { panic!() };
+        let Claim::Mine {
+            replaced: Some(old),
+            present: false,
+            ..
+        } = open(&registry, 3, false)
+        else {
+            panic!()
+        };
         assert!(Arc::ptr_eq(&first, &old));
     }
 
     #[test]
     fn a_session_that_is_gone_is_not_present() {
         let registry = Registry::default();
-        assert!(matches!(open(&registry, 1, true), Claim::Mine { present: false, .. }));
+        assert!(matches!(
+            open(&registry, 1, true),
+            Claim::Mine { present: false, .. }
+        ));
     }
 
     #[test]
@@ -198,8 +272,14 @@ mod tests {
         registry.opening(&id());
         registry.opening(&id());
         assert!(registry.kicked(&id(), 5).is_none());
-        assert!(matches!(registry.opened(&id(), 5, false, &limits()), Claim::TakenOver));
-        assert!(matches!(registry.opened(&id(), 6, false, &limits()), Claim::Mine { .. }));
+        assert!(matches!(
+            registry.opened(&id(), 5, false, &limits()),
+            Claim::TakenOver
+        ));
+        assert!(matches!(
+            registry.opened(&id(), 6, false, &limits()),
+            Claim::Mine { .. }
+        ));
         assert!(registry.kicked(&id(), 5).is_none(), "it is newer");
         assert!(registry.kicked(&id(), 6).is_some());
     }
@@ -209,13 +289,18 @@ mod tests {
         let registry = Registry::default();
         registry.opening(&id());
         open(&registry, 6, false);
-        assert!(matches!(registry.opened(&id(), 5, false, &limits()), Claim::TakenOver));
+        assert!(matches!(
+            registry.opened(&id(), 5, false, &limits()),
+            Claim::TakenOver
+        ));
     }
 
     #[test]
     fn nothing_is_left_behind() {
         let registry = Registry::default();
-        let Claim::Mine { session, .. } = open(&registry, 1, false) else { panic!() };
+        let Claim::Mine { session, .. } = open(&registry, 1, false) else {
+            panic!()
+        };
         assert!(registry.remove(&session));
         assert!(!registry.remove(&session), "once");
         registry.opening(&id());

@@ -70,7 +70,8 @@ mod tests {
         signal.raise(Wake::TIMER);
         let woken = signal.wait().await;
         assert!(woken.has(Wake::ACKS) && woken.has(Wake::TIMER) && !woken.has(Wake::CLOSE));
-        let nothing = tokio::time::timeout(std::time::Duration::from_millis(1), signal.wait()).await;
+        let nothing =
+            tokio::time::timeout(std::time::Duration::from_millis(1), signal.wait()).await;
         assert!(nothing.is_err());
     }
 }

@@ -31,7 +31,12 @@ const ENDED_MAX: usize = 100_000;
 impl GroupMachine {
     /// An empty group.
     pub fn new(group: GroupId) -> Self {
-        GroupMachine { group, state: Mutex::default(), ended: Mutex::default(), work: Notify::new() }
+        GroupMachine {
+            group,
+            state: Mutex::default(),
+            ended: Mutex::default(),
+            work: Notify::new(),
+        }
     }
 
     /// Reads the state. Keep it short: apply waits.
@@ -53,7 +58,10 @@ impl GroupMachine {
 impl Machine for GroupMachine {
     fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
-        let reply = self.state.lock().apply(self.group, index, &entry, &mut effects);
+        let reply = self
+            .state
+            .lock()
+            .apply(self.group, index, &entry, &mut effects);
         let busy = effects.fired || !effects.ended.is_empty();
         let mut ended = self.ended.lock();
         let room = ENDED_MAX.saturating_sub(ended.len());
@@ -71,7 +79,8 @@ impl Machine for GroupMachine {
 
     fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
         let mut state = GroupState::default();
-        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError::Format(e.to_string()))?;
+        snapshot::read_records(data, |record| state.restore(record))
+            .map_err(|e| RestoreError::Format(e.to_string()))?;
         *self.state.lock() = state;
         self.work.notify_one();
         Ok(())

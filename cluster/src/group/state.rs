@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use flotte_proto::session_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClientRecord, Close, EntryReply, GroupEntry, GroupHead, GroupRecord, Open, OpenReply, OutboxRecord,
-    Owner, Replies, SessionCommand, Will, batch_reply, group_record,
+    Batch, BatchReply, ClientRecord, Close, EntryReply, GroupEntry, GroupHead, GroupRecord, Open,
+    OpenReply, OutboxRecord, Owner, Replies, SessionCommand, Will, batch_reply, group_record,
 };
 use prost::Message;
 
@@ -90,38 +90,69 @@ pub struct GroupState {
 
 impl GroupState {
     /// Applies one entry. Returns the encoded [`EntryReply`].
-    pub fn apply(&mut self, group: GroupId, index: u64, entry: &[u8], effects: &mut Effects) -> Result<Bytes, UnknownEntry> {
+    pub fn apply(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        entry: &[u8],
+        effects: &mut Effects,
+    ) -> Result<Bytes, UnknownEntry> {
         let unknown = |what: String| UnknownEntry { group, index, what };
         let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
         self.index = index;
         self.time_ms = self.time_ms.max(entry.time_ms);
         let mut reply = EntryReply::default();
         for batch in entry.batches {
-            reply.batches.push(self.apply_batch(batch, effects).map_err(unknown)?);
+            reply
+                .batches
+                .push(self.apply_batch(batch, effects).map_err(unknown)?);
         }
         Ok(reply.encode_to_vec().into())
     }
 
     fn apply_batch(&mut self, batch: Batch, effects: &mut Effects) -> Result<BatchReply, String> {
         use batch_reply::Result as R;
-        let from = NodeRef { node: NodeId(batch.node_id), incarnation: batch.incarnation };
-        let result = match self.ledger.admit(from.node, from.incarnation, batch.sequence) {
-            Admission::Repeat(reply) => return BatchReply::decode(reply).map_err(|e| e.to_string()),
+        let from = NodeRef {
+            node: NodeId(batch.node_id),
+            incarnation: batch.incarnation,
+        };
+        let result = match self
+            .ledger
+            .admit(from.node, from.incarnation, batch.sequence)
+        {
+            Admission::Repeat(reply) => {
+                return BatchReply::decode(reply).map_err(|e| e.to_string());
+            }
             Admission::Gap(last) => R::Gap(last),
             Admission::Stale => R::Stale(true),
             Admission::Take => {
                 let mut replies = Replies::default();
                 for command in batch.commands {
                     let command = SessionCommand::decode(command).map_err(|e| e.to_string())?;
-                    let command = command.command.ok_or("a command that this version does not know")?;
-                    replies.replies.push(self.apply_command(from, command, effects));
+                    let command = command
+                        .command
+                        .ok_or("a command that this version does not know")?;
+                    replies
+                        .replies
+                        .push(self.apply_command(from, command, effects));
                 }
-                let reply = BatchReply { index: self.index, result: Some(R::Replies(replies)) };
-                self.ledger.record(from.node, from.incarnation, batch.sequence, reply.encode_to_vec().into());
+                let reply = BatchReply {
+                    index: self.index,
+                    result: Some(R::Replies(replies)),
+                };
+                self.ledger.record(
+                    from.node,
+                    from.incarnation,
+                    batch.sequence,
+                    reply.encode_to_vec().into(),
+                );
                 return Ok(reply);
             }
         };
-        Ok(BatchReply { index: self.index, result: Some(result) })
+        Ok(BatchReply {
+            index: self.index,
+            result: Some(result),
+        })
     }
 
     fn apply_command(&mut self, from: NodeRef, command: Command, effects: &mut Effects) -> Bytes {
@@ -140,7 +171,10 @@ impl GroupState {
 
     fn open(&mut self, from: NodeRef, open: Open, effects: &mut Effects) -> OpenReply {
         self.last_epoch += 1;
-        let mut reply = OpenReply { epoch: self.last_epoch, ..OpenReply::default() };
+        let mut reply = OpenReply {
+            epoch: self.last_epoch,
+            ..OpenReply::default()
+        };
         if let Some(old) = self.remove(&open.client) {
             let was_durable = old.expiry_s > 0;
             reply.session_present = !open.clean && was_durable && old.home == Some(from);
@@ -169,7 +203,9 @@ impl GroupState {
     }
 
     fn close(&mut self, close: Close, effects: &mut Effects) {
-        let Some(client) = self.connected(&close.client, close.epoch) else { return };
+        let Some(client) = self.connected(&close.client, close.epoch) else {
+            return;
+        };
         if close.discard_will {
             client.will = None;
         }
@@ -181,7 +217,9 @@ impl GroupState {
 
     /// The owner went Down or was superseded, and the session it held in memory with it.
     fn offline(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
-        let Some(client) = self.clients.get_mut(id).filter(|c| c.epoch == epoch) else { return };
+        let Some(client) = self.clients.get_mut(id).filter(|c| c.epoch == epoch) else {
+            return;
+        };
         client.home = None;
         if client.owner.is_some() {
             self.disconnected(id.clone(), effects);
@@ -192,15 +230,19 @@ impl GroupState {
 
     fn disconnected(&mut self, id: Bytes, effects: &mut Effects) {
         let now = self.time_ms;
-        let Some(mut client) = self.remove(&id) else { return };
+        let Some(mut client) = self.remove(&id) else {
+            return;
+        };
         client.owner = None;
         client.offline_since_ms = Some(now);
         let lost = client.home.is_none();
         // The will of a client whose node died keeps its delay, though the session is gone: the client did not end it.
-        if client.will.as_ref().is_some_and(|w| w.delay_s == 0) || client.expiry_s == 0 {
-            if let Some(will) = client.will.take() {
-                self.fire(id.clone(), *will, effects);
-            }
+        let expiry_s = client.expiry_s;
+        if let Some(will) = client
+            .will
+            .take_if(|will| will.delay_s == 0 || expiry_s == 0)
+        {
+            self.fire(id.clone(), *will, effects);
         }
         if client.expiry_s == 0 || (lost && client.will.is_none()) {
             return;
@@ -211,11 +253,15 @@ impl GroupState {
 
     fn fire_due_will(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
         let now = self.time_ms;
-        let due = |c: &Client| c.epoch == epoch && c.owner.is_none() && will_due(c).is_some_and(|due| due <= now);
+        let due = |c: &Client| {
+            c.epoch == epoch && c.owner.is_none() && will_due(c).is_some_and(|due| due <= now)
+        };
         if !self.clients.get(id).is_some_and(due) {
             return;
         }
-        let Some(mut client) = self.remove(id) else { return };
+        let Some(mut client) = self.remove(id) else {
+            return;
+        };
         if let Some(will) = client.will.take() {
             self.fire(id.clone(), *will, effects);
         }
@@ -227,27 +273,38 @@ impl GroupState {
 
     fn end_due(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
         let now = self.time_ms;
-        let due = |c: &Client| c.epoch == epoch && c.owner.is_none() && end_due(c).is_some_and(|due| due <= now);
+        let due = |c: &Client| {
+            c.epoch == epoch && c.owner.is_none() && end_due(c).is_some_and(|due| due <= now)
+        };
         if !self.clients.get(id).is_some_and(due) {
             return;
         }
-        let Some(client) = self.remove(id) else { return };
+        let Some(client) = self.remove(id) else {
+            return;
+        };
         if let Some(will) = client.will {
             self.fire(id.clone(), *will, effects);
         }
         if let Some(home) = client.home {
-            effects.ended.push(Ended { client: id.clone(), epoch, home });
+            effects.ended.push(Ended {
+                client: id.clone(),
+                epoch,
+                home,
+            });
         }
     }
 
     fn fire(&mut self, client: Bytes, will: Will, effects: &mut Effects) {
         self.last_will_key += 1;
-        self.outbox.insert(self.last_will_key, FiredWill { client, will });
+        self.outbox
+            .insert(self.last_will_key, FiredWill { client, will });
         effects.fired = true;
     }
 
     fn connected(&mut self, id: &Bytes, epoch: u64) -> Option<&mut Client> {
-        self.clients.get_mut(id).filter(|client| client.epoch == epoch && client.owner.is_some())
+        self.clients
+            .get_mut(id)
+            .filter(|client| client.epoch == epoch && client.owner.is_some())
     }
 
     fn remove(&mut self, id: &Bytes) -> Option<Client> {
@@ -266,24 +323,42 @@ impl GroupState {
 
     /// Timer commands that are due at a state time, soonest first, at most `limit`.
     pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Command> {
-        let passed = self.timers.iter().take_while(|(due, _)| *due <= now_ms).take(limit);
-        passed.filter_map(|(_, id)| {
-            let client = self.clients.get(id)?;
-            let (client_id, epoch) = (id.clone(), client.epoch);
-            Some(if end_due(client).is_some_and(|due| due <= now_ms) {
-                Command::End(flotte_proto::End { client: client_id, epoch })
-            } else {
-                Command::FireWill(flotte_proto::FireWill { client: client_id, epoch })
+        let passed = self
+            .timers
+            .iter()
+            .take_while(|(due, _)| *due <= now_ms)
+            .take(limit);
+        passed
+            .filter_map(|(_, id)| {
+                let client = self.clients.get(id)?;
+                let (client_id, epoch) = (id.clone(), client.epoch);
+                Some(if end_due(client).is_some_and(|due| due <= now_ms) {
+                    Command::End(flotte_proto::End {
+                        client: client_id,
+                        epoch,
+                    })
+                } else {
+                    Command::FireWill(flotte_proto::FireWill {
+                        client: client_id,
+                        epoch,
+                    })
+                })
             })
-        }).collect()
+            .collect()
     }
 
     /// Offline commands for all clients whose owner or home is not Up, at most `limit`.
     pub fn orphans(&self, is_up: impl Fn(NodeRef) -> bool, limit: usize) -> Vec<Command> {
         let down = |node: Option<NodeRef>| node.is_some_and(|node| !is_up(node));
-        let orphans = self.clients.iter().filter(|(_, client)| down(client.owner) || down(client.home));
+        let orphans = self
+            .clients
+            .iter()
+            .filter(|(_, client)| down(client.owner) || down(client.home));
         let offline = |(id, client): (&Bytes, &Client)| {
-            Command::Offline(flotte_proto::Offline { client: id.clone(), epoch: client.epoch })
+            Command::Offline(flotte_proto::Offline {
+                client: id.clone(),
+                epoch: client.epoch,
+            })
         };
         orphans.map(offline).take(limit).collect()
     }
@@ -295,7 +370,9 @@ impl GroupState {
 
     /// Keys below this one are done.
     pub fn will_floor(&self) -> u64 {
-        self.outbox.first_key_value().map_or(self.last_will_key + 1, |(key, _)| *key)
+        self.outbox
+            .first_key_value()
+            .map_or(self.last_will_key + 1, |(key, _)| *key)
     }
 
     /// What is known of a client.
@@ -341,15 +418,27 @@ impl GroupState {
             })
         }));
         records.extend(self.outbox.iter().map(|(key, fired)| {
-            R::Outbox(OutboxRecord { key: *key, client: fired.client.clone(), will: Some(fired.will.clone()) })
+            R::Outbox(OutboxRecord {
+                key: *key,
+                client: fired.client.clone(),
+                will: Some(fired.will.clone()),
+            })
         }));
-        records.into_iter().map(|record| GroupRecord { record: Some(record) }).collect()
+        records
+            .into_iter()
+            .map(|record| GroupRecord {
+                record: Some(record),
+            })
+            .collect()
     }
 
     /// Takes a record back from a snapshot, into a state that began as the default.
     pub fn restore(&mut self, record: GroupRecord) -> Result<(), String> {
         use group_record::Record as R;
-        match record.record.ok_or("a snapshot record of an unknown kind")? {
+        match record
+            .record
+            .ok_or("a snapshot record of an unknown kind")?
+        {
             R::Head(head) => {
                 (self.index, self.time_ms) = (head.index, head.time_ms);
                 (self.last_epoch, self.last_will_key) = (head.last_epoch, head.last_will_key);
@@ -369,7 +458,13 @@ impl GroupState {
             }
             R::Outbox(o) => {
                 let will = o.will.ok_or("outbox record without will")?;
-                self.outbox.insert(o.key, FiredWill { client: o.client, will });
+                self.outbox.insert(
+                    o.key,
+                    FiredWill {
+                        client: o.client,
+                        will,
+                    },
+                );
             }
         }
         Ok(())
@@ -379,10 +474,20 @@ impl GroupState {
     pub fn check_invariants(&self) {
         for (id, client) in &self.clients {
             assert!(client.epoch <= self.last_epoch);
-            assert_eq!(client.owner.is_some(), client.offline_since_ms.is_none(), "{id:?}");
-            assert!(client.owner.is_some() || client.home.is_some() || client.will.is_some(), "{id:?} is kept for nothing");
+            assert_eq!(
+                client.owner.is_some(),
+                client.offline_since_ms.is_none(),
+                "{id:?}"
+            );
+            assert!(
+                client.owner.is_some() || client.home.is_some() || client.will.is_some(),
+                "{id:?} is kept for nothing"
+            );
             if let Some(due) = next_due(client) {
-                assert!(self.timers.contains(&(due, id.clone())), "{id:?} has no timer");
+                assert!(
+                    self.timers.contains(&(due, id.clone())),
+                    "{id:?} has no timer"
+                );
             }
         }
         for (_, id) in &self.timers {
@@ -393,12 +498,19 @@ impl GroupState {
 }
 
 fn owner(node: NodeRef, epoch: u64) -> Owner {
-    Owner { node_id: node.node.0, incarnation: node.incarnation, epoch }
+    Owner {
+        node_id: node.node.0,
+        incarnation: node.incarnation,
+        epoch,
+    }
 }
 
 /// The node that a record names.
 pub fn node_ref(owner: Owner) -> NodeRef {
-    NodeRef { node: NodeId(owner.node_id), incarnation: owner.incarnation }
+    NodeRef {
+        node: NodeId(owner.node_id),
+        incarnation: owner.incarnation,
+    }
 }
 
 fn after(since_ms: u64, seconds: u32) -> Option<u64> {
@@ -412,7 +524,9 @@ fn end_due(client: &Client) -> Option<u64> {
 /// The delay or the end of the session, whichever comes first [MQTT-3.1.3-9] of 5.0.
 fn will_due(client: &Client) -> Option<u64> {
     let will = client.will.as_ref()?;
-    let delay = client.offline_since_ms?.saturating_add(u64::from(will.delay_s) * 1000);
+    let delay = client
+        .offline_since_ms?
+        .saturating_add(u64::from(will.delay_s) * 1000);
     Some(end_due(client).map_or(delay, |end| end.min(delay)))
 }
 

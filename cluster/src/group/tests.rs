@@ -3,16 +3,22 @@
 use bytes::Bytes;
 use flotte_proto::session_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, Close, End, EntryReply, FireWill, GroupEntry, Offline, Open, OpenReply, SessionCommand, Will,
-    WillDone, batch_reply,
+    Batch, BatchReply, Close, End, EntryReply, FireWill, GroupEntry, Offline, Open, OpenReply,
+    SessionCommand, Will, WillDone, batch_reply,
 };
 use prost::Message;
 
 use super::*;
 use crate::id::{GroupId, NodeId, NodeRef};
 
-const A: NodeRef = NodeRef { node: NodeId(1), incarnation: 1 };
-const B: NodeRef = NodeRef { node: NodeId(2), incarnation: 1 };
+const A: NodeRef = NodeRef {
+    node: NodeId(1),
+    incarnation: 1,
+};
+const B: NodeRef = NodeRef {
+    node: NodeId(2),
+    incarnation: 1,
+};
 
 /// A group and the proposers of its nodes.
 #[derive(Default)]
@@ -26,14 +32,33 @@ struct Rig {
 impl Rig {
     fn batch(&mut self, from: NodeRef, sequence: u64, command: Command) -> (BatchReply, Effects) {
         self.index += 1;
-        let command = SessionCommand { command: Some(command) }.encode_to_vec().into();
-        let batch = Batch { node_id: from.node.0, incarnation: from.incarnation, sequence, commands: vec![command] };
-        let entry = GroupEntry { time_ms: self.now_ms, batches: vec![batch] }.encode_to_vec();
+        let command = SessionCommand {
+            command: Some(command),
+        }
+        .encode_to_vec()
+        .into();
+        let batch = Batch {
+            node_id: from.node.0,
+            incarnation: from.incarnation,
+            sequence,
+            commands: vec![command],
+        };
+        let entry = GroupEntry {
+            time_ms: self.now_ms,
+            batches: vec![batch],
+        }
+        .encode_to_vec();
         let mut effects = Effects::default();
-        let reply = self.state.apply(GroupId(1), self.index, &entry, &mut effects).unwrap();
+        let reply = self
+            .state
+            .apply(GroupId(1), self.index, &entry, &mut effects)
+            .unwrap();
         self.state.check_invariants();
         self.check_snapshot();
-        (EntryReply::decode(reply).unwrap().batches.remove(0), effects)
+        (
+            EntryReply::decode(reply).unwrap().batches.remove(0),
+            effects,
+        )
     }
 
     fn check_snapshot(&self) {
@@ -46,7 +71,11 @@ impl Rig {
     }
 
     fn run(&mut self, from: NodeRef, command: Command) -> (Bytes, Effects) {
-        let sequence = *self.sequences.entry(from).and_modify(|s| *s += 1).or_insert(1);
+        let sequence = *self
+            .sequences
+            .entry(from)
+            .and_modify(|s| *s += 1)
+            .or_insert(1);
         let (reply, effects) = self.batch(from, sequence, command);
         match reply.result.unwrap() {
             batch_reply::Result::Replies(mut replies) => (replies.replies.remove(0), effects),
@@ -59,21 +88,39 @@ impl Rig {
     }
 
     fn close(&mut self, from: NodeRef, epoch: u64, discard_will: bool) -> Effects {
-        let close = Close { client: "c".into(), epoch, discard_will, expiry_s: None };
+        let close = Close {
+            client: "c".into(),
+            epoch,
+            discard_will,
+            expiry_s: None,
+        };
         self.run(from, Command::Close(close)).1
     }
 
     fn wills(&self) -> Vec<&str> {
-        self.state.outbox().values().map(|f| std::str::from_utf8(&f.will.topic).unwrap()).collect()
+        self.state
+            .outbox()
+            .values()
+            .map(|f| std::str::from_utf8(&f.will.topic).unwrap())
+            .collect()
     }
 }
 
 fn open(clean: bool, expiry_s: u32) -> Open {
-    Open { client: "c".into(), clean, expiry_s, ..Open::default() }
+    Open {
+        client: "c".into(),
+        clean,
+        expiry_s,
+        ..Open::default()
+    }
 }
 
 fn will(delay_s: u32) -> Option<Will> {
-    Some(Will { topic: "will".into(), delay_s, ..Will::default() })
+    Some(Will {
+        topic: "will".into(),
+        delay_s,
+        ..Will::default()
+    })
 }
 
 #[test]
@@ -86,7 +133,10 @@ fn a_session_is_present_only_at_its_home() {
     assert!(second.session_present && second.epoch > first.epoch);
     rig.close(A, second.epoch, true);
     let third = rig.open(B, open(false, 60));
-    assert!(!third.session_present, "its queue is in the memory of another node");
+    assert!(
+        !third.session_present,
+        "its queue is in the memory of another node"
+    );
     assert_eq!(third.former_home.unwrap().node_id, A.node.0);
     assert!(third.former.is_none(), "it was offline");
 }
@@ -107,18 +157,37 @@ fn takeover_names_the_former_owner_and_fences_its_epoch() {
     let old = rig.open(A, open(true, 0));
     let new = rig.open(B, open(true, 0));
     let former = new.former.unwrap();
-    assert_eq!((former.node_id, former.incarnation, former.epoch), (A.node.0, A.incarnation, old.epoch));
+    assert_eq!(
+        (former.node_id, former.incarnation, former.epoch),
+        (A.node.0, A.incarnation, old.epoch)
+    );
     rig.close(A, old.epoch, false);
-    assert_eq!(rig.state.client(b"c").unwrap().owner, Some(B), "an old epoch changes nothing");
+    assert_eq!(
+        rig.state.client(b"c").unwrap().owner,
+        Some(B),
+        "an old epoch changes nothing"
+    );
 }
 
 #[test]
 fn a_will_fires_when_the_connection_is_lost_and_not_after_disconnect() {
     let mut rig = Rig::default();
-    let first = rig.open(A, Open { will: will(0), ..open(true, 0) });
+    let first = rig.open(
+        A,
+        Open {
+            will: will(0),
+            ..open(true, 0)
+        },
+    );
     assert!(!rig.close(A, first.epoch, true).fired);
     assert!(rig.wills().is_empty());
-    let second = rig.open(A, Open { will: will(0), ..open(true, 0) });
+    let second = rig.open(
+        A,
+        Open {
+            will: will(0),
+            ..open(true, 0)
+        },
+    );
     assert!(rig.close(A, second.epoch, false).fired);
     assert_eq!(rig.wills(), ["will"]);
     assert!(rig.state.is_empty());
@@ -126,19 +195,55 @@ fn a_will_fires_when_the_connection_is_lost_and_not_after_disconnect() {
 
 #[test]
 fn a_delayed_will_waits_and_a_resumed_session_drops_it() {
-    let mut rig = Rig { now_ms: 1_000, ..Rig::default() };
-    let first = rig.open(A, Open { will: will(10), ..open(false, 60) });
+    let mut rig = Rig {
+        now_ms: 1_000,
+        ..Rig::default()
+    };
+    let first = rig.open(
+        A,
+        Open {
+            will: will(10),
+            ..open(false, 60)
+        },
+    );
     rig.close(A, first.epoch, false);
     assert!(rig.wills().is_empty());
     assert!(rig.state.due(10_999, 10).is_empty());
-    assert_eq!(rig.state.due(11_000, 10), [Command::FireWill(FireWill { client: "c".into(), epoch: first.epoch })]);
-    let second = rig.open(A, Open { will: will(10), ..open(false, 60) });
+    assert_eq!(
+        rig.state.due(11_000, 10),
+        [Command::FireWill(FireWill {
+            client: "c".into(),
+            epoch: first.epoch
+        })]
+    );
+    let second = rig.open(
+        A,
+        Open {
+            will: will(10),
+            ..open(false, 60)
+        },
+    );
     rig.now_ms = 20_000;
-    rig.run(A, Command::FireWill(FireWill { client: "c".into(), epoch: first.epoch }));
-    assert!(rig.wills().is_empty(), "the timer was meant for an older epoch");
+    rig.run(
+        A,
+        Command::FireWill(FireWill {
+            client: "c".into(),
+            epoch: first.epoch,
+        }),
+    );
+    assert!(
+        rig.wills().is_empty(),
+        "the timer was meant for an older epoch"
+    );
     rig.close(A, second.epoch, false);
     rig.now_ms = 30_000;
-    rig.run(A, Command::FireWill(FireWill { client: "c".into(), epoch: second.epoch }));
+    rig.run(
+        A,
+        Command::FireWill(FireWill {
+            client: "c".into(),
+            epoch: second.epoch,
+        }),
+    );
     assert_eq!(rig.wills(), ["will"]);
     assert!(rig.state.client(b"c").unwrap().will.is_none());
 }
@@ -146,29 +251,78 @@ fn a_delayed_will_waits_and_a_resumed_session_drops_it() {
 #[test]
 fn a_will_fires_no_later_than_its_session_ends() {
     let mut rig = Rig::default();
-    let first = rig.open(A, Open { will: will(100), ..open(false, 5) });
+    let first = rig.open(
+        A,
+        Open {
+            will: will(100),
+            ..open(false, 5)
+        },
+    );
     rig.close(A, first.epoch, false);
     rig.now_ms = 5_000;
-    assert_eq!(rig.state.due(5_000, 10), [Command::End(End { client: "c".into(), epoch: first.epoch })]);
-    let (_, effects) = rig.run(B, Command::End(End { client: "c".into(), epoch: first.epoch }));
+    assert_eq!(
+        rig.state.due(5_000, 10),
+        [Command::End(End {
+            client: "c".into(),
+            epoch: first.epoch
+        })]
+    );
+    let (_, effects) = rig.run(
+        B,
+        Command::End(End {
+            client: "c".into(),
+            epoch: first.epoch,
+        }),
+    );
     assert_eq!(rig.wills(), ["will"]);
-    assert_eq!(effects.ended, [Ended { client: "c".into(), epoch: first.epoch, home: A }]);
+    assert_eq!(
+        effects.ended,
+        [Ended {
+            client: "c".into(),
+            epoch: first.epoch,
+            home: A
+        }]
+    );
 }
 
 #[test]
 fn a_timer_that_comes_early_changes_nothing() {
     let mut rig = Rig::default();
-    let first = rig.open(A, Open { will: will(3), ..open(false, 5) });
+    let first = rig.open(
+        A,
+        Open {
+            will: will(3),
+            ..open(false, 5)
+        },
+    );
     rig.close(A, first.epoch, false);
-    rig.run(A, Command::FireWill(FireWill { client: "c".into(), epoch: first.epoch }));
-    rig.run(A, Command::End(End { client: "c".into(), epoch: first.epoch }));
+    rig.run(
+        A,
+        Command::FireWill(FireWill {
+            client: "c".into(),
+            epoch: first.epoch,
+        }),
+    );
+    rig.run(
+        A,
+        Command::End(End {
+            client: "c".into(),
+            epoch: first.epoch,
+        }),
+    );
     assert!(rig.wills().is_empty() && rig.state.len() == 1);
 }
 
 #[test]
 fn a_clean_start_fires_the_delayed_will_of_the_session_it_ends() {
     let mut rig = Rig::default();
-    let first = rig.open(A, Open { will: will(100), ..open(false, 500) });
+    let first = rig.open(
+        A,
+        Open {
+            will: will(100),
+            ..open(false, 500)
+        },
+    );
     rig.close(A, first.epoch, false);
     rig.open(B, open(true, 0));
     assert_eq!(rig.wills(), ["will"]);
@@ -177,8 +331,21 @@ fn a_clean_start_fires_the_delayed_will_of_the_session_it_ends() {
 #[test]
 fn node_down_takes_clients_offline_and_keeps_the_will_delay() {
     let mut rig = Rig::default();
-    let plain = rig.open(A, Open { client: "plain".into(), will: will(0), ..open(true, 0) });
-    let late = rig.open(A, Open { will: will(10), ..open(false, 60) });
+    let plain = rig.open(
+        A,
+        Open {
+            client: "plain".into(),
+            will: will(0),
+            ..open(true, 0)
+        },
+    );
+    let late = rig.open(
+        A,
+        Open {
+            will: will(10),
+            ..open(false, 60)
+        },
+    );
     let orphans = rig.state.orphans(|node| node != A, 10);
     assert_eq!(orphans.len(), 2);
     for orphan in orphans {
@@ -187,11 +354,23 @@ fn node_down_takes_clients_offline_and_keeps_the_will_delay() {
     assert_eq!(rig.wills(), ["will"], "only that without a delay");
     assert!(rig.state.client(b"plain").is_none());
     assert!(rig.state.orphans(|node| node != A, 10).is_empty());
-    rig.run(B, Command::Offline(Offline { client: "plain".into(), epoch: plain.epoch }));
+    rig.run(
+        B,
+        Command::Offline(Offline {
+            client: "plain".into(),
+            epoch: plain.epoch,
+        }),
+    );
     rig.now_ms = 10_000;
     let reopened = rig.open(B, open(false, 60));
-    assert!(!reopened.session_present && reopened.former_home.is_none() && reopened.epoch > late.epoch);
-    assert_eq!(rig.wills().len(), 1, "the client came back within the delay");
+    assert!(
+        !reopened.session_present && reopened.former_home.is_none() && reopened.epoch > late.epoch
+    );
+    assert_eq!(
+        rig.wills().len(),
+        1,
+        "the client came back within the delay"
+    );
 }
 
 #[test]
@@ -211,7 +390,13 @@ fn an_offline_session_is_lost_with_its_home() {
 fn wills_leave_the_outbox_once_done_and_raise_the_floor() {
     let mut rig = Rig::default();
     for _ in 0..2 {
-        let opened = rig.open(A, Open { will: will(0), ..open(true, 0) });
+        let opened = rig.open(
+            A,
+            Open {
+                will: will(0),
+                ..open(true, 0)
+            },
+        );
         rig.close(A, opened.epoch, false);
     }
     assert_eq!((rig.state.outbox().len(), rig.state.will_floor()), (2, 1));
@@ -234,7 +419,12 @@ fn a_repeated_batch_opens_once() {
 fn disconnect_may_change_the_expiry() {
     let mut rig = Rig::default();
     let first = rig.open(A, open(false, 60));
-    let close = Close { client: "c".into(), epoch: first.epoch, discard_will: true, expiry_s: Some(0) };
+    let close = Close {
+        client: "c".into(),
+        epoch: first.epoch,
+        discard_will: true,
+        expiry_s: Some(0),
+    };
     rig.run(A, Command::Close(close));
     assert!(rig.state.is_empty());
 }

@@ -26,7 +26,9 @@ impl Lease {
 
     /// How long it is still held, in ns; 0 = not held.
     pub fn left_ns(&self) -> u64 {
-        self.deadline_ns.load(Ordering::Acquire).saturating_sub(boot_ns())
+        self.deadline_ns
+            .load(Ordering::Acquire)
+            .saturating_sub(boot_ns())
     }
 
     /// Moves the end; it never moves back but to be given up.

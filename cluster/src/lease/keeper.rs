@@ -100,18 +100,27 @@ impl<T> Keeper<T> {
             *watch = Watch::new(watch.incarnation, now_ns);
         }
         if !leading {
-            let waiting = self.arrived.drain(..).chain(self.reading.take().into_iter().flatten());
-            self.answers.extend(waiting.map(|renewal| (renewal.ticket, Answer::NotLeader)));
+            let waiting = self
+                .arrived
+                .drain(..)
+                .chain(self.reading.take().into_iter().flatten());
+            self.answers
+                .extend(waiting.map(|renewal| (renewal.ticket, Answer::NotLeader)));
         }
     }
 
     /// The nodes that are Up in this node's replica.
     pub fn handle_members(&mut self, up: &[NodeRef], now_ns: u64) {
         self.watched.retain(|node, watch| {
-            up.contains(&NodeRef { node: *node, incarnation: watch.incarnation })
+            up.contains(&NodeRef {
+                node: *node,
+                incarnation: watch.incarnation,
+            })
         });
         for node in up {
-            self.watched.entry(node.node).or_insert_with(|| Watch::new(node.incarnation, now_ns));
+            self.watched
+                .entry(node.node)
+                .or_insert_with(|| Watch::new(node.incarnation, now_ns));
         }
     }
 
@@ -137,24 +146,36 @@ impl<T> Keeper<T> {
 
     /// The ReadIndex ended: with an index, or none when leadership could not be confirmed.
     pub fn handle_read(&mut self, index: Option<u64>, now_ns: u64) {
-        let Some(renewals) = self.reading.take() else { return };
+        let Some(renewals) = self.reading.take() else {
+            return;
+        };
         for renewal in &renewals {
             if let Some(watch) = self.watched.get_mut(&renewal.node.node) {
                 watch.applied = watch.applied.max(renewal.applied);
                 watch.settle();
             }
         }
-        let lowest_applied = self.watched.values().map(|watch| watch.applied).min().unwrap_or(0);
+        let lowest_applied = self
+            .watched
+            .values()
+            .map(|watch| watch.applied)
+            .min()
+            .unwrap_or(0);
         let timing = self.timing;
         for renewal in renewals {
             let answer = match (index, self.known(renewal.node)) {
                 (_, None) => Answer::Down,
                 (None, _) => Answer::NotLeader,
                 // Nothing more is answered: its lease runs out before it is declared Down.
-                (Some(_), Some(watch)) if watch.condemned || watch.shunned(timing, now_ns) => Answer::NotLeader,
+                (Some(_), Some(watch)) if watch.condemned || watch.shunned(timing, now_ns) => {
+                    Answer::NotLeader
+                }
                 (Some(read_index), Some(watch)) => {
                     watch.answered(read_index, now_ns);
-                    Answer::Lease { read_index, lowest_applied }
+                    Answer::Lease {
+                        read_index,
+                        lowest_applied,
+                    }
                 }
             };
             self.answers.push((renewal.ticket, answer));
@@ -174,9 +195,13 @@ impl<T> Keeper<T> {
                 watch.sign_ns = now_ns;
             }
             // Never itself: it would have to hand leadership over first.
-            if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= self.timing.down_after_ns {
+            if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= self.timing.down_after_ns
+            {
                 watch.condemned = true;
-                down.push(NodeRef { node: *node, incarnation: watch.incarnation });
+                down.push(NodeRef {
+                    node: *node,
+                    incarnation: watch.incarnation,
+                });
             }
         }
         down
@@ -188,13 +213,21 @@ impl<T> Keeper<T> {
     }
 
     fn known(&mut self, node: NodeRef) -> Option<&mut Watch> {
-        self.watched.get_mut(&node.node).filter(|watch| watch.incarnation == node.incarnation)
+        self.watched
+            .get_mut(&node.node)
+            .filter(|watch| watch.incarnation == node.incarnation)
     }
 }
 
 impl Watch {
     fn new(incarnation: u64, now_ns: u64) -> Self {
-        Watch { incarnation, sign_ns: now_ns, applied: 0, owes: None, condemned: false }
+        Watch {
+            incarnation,
+            sign_ns: now_ns,
+            applied: 0,
+            owes: None,
+            condemned: false,
+        }
     }
 
     fn answered(&mut self, read_index: u64, now_ns: u64) {
@@ -212,7 +245,8 @@ impl Watch {
 
     /// It renews, but has not applied what it was answered T ago: it is answered no more, and Down T later.
     fn shunned(&self, timing: Timing, now_ns: u64) -> bool {
-        self.owes.is_some_and(|(_, since_ns)| now_ns.saturating_sub(since_ns) >= timing.down_after_ns)
+        self.owes
+            .is_some_and(|(_, since_ns)| now_ns.saturating_sub(since_ns) >= timing.down_after_ns)
     }
 }
 
@@ -221,22 +255,41 @@ mod tests {
     use super::*;
 
     const T: u64 = 1_000;
-    const ME: NodeRef = NodeRef { node: NodeId(1), incarnation: 1 };
-    const OTHER: NodeRef = NodeRef { node: NodeId(2), incarnation: 3 };
+    const ME: NodeRef = NodeRef {
+        node: NodeId(1),
+        incarnation: 1,
+    };
+    const OTHER: NodeRef = NodeRef {
+        node: NodeId(2),
+        incarnation: 3,
+    };
 
     fn keeper() -> Keeper<&'static str> {
-        let mut keeper = Keeper::new(ME.node, Timing { down_after_ns: T, stall_ns: T / 4 });
+        let mut keeper = Keeper::new(
+            ME.node,
+            Timing {
+                down_after_ns: T,
+                stall_ns: T / 4,
+            },
+        );
         keeper.handle_leadership(true, 0);
         keeper.handle_members(&[ME, OTHER], 0);
         keeper
     }
 
     fn renew(keeper: &mut Keeper<&'static str>, node: NodeRef, applied: u64, ticket: &'static str) {
-        keeper.handle_renewal(Renewal { node, applied, ticket });
+        keeper.handle_renewal(Renewal {
+            node,
+            applied,
+            ticket,
+        });
     }
 
     fn tick_to(keeper: &mut Keeper<&'static str>, from: u64, to: u64) -> Vec<NodeRef> {
-        (from..=to).step_by(50).flat_map(|now| keeper.handle_tick(now)).collect()
+        (from..=to)
+            .step_by(50)
+            .flat_map(|now| keeper.handle_tick(now))
+            .collect()
     }
 
     #[test]
@@ -247,7 +300,10 @@ mod tests {
         renew(&mut keeper, OTHER, 5, "second");
         assert!(!keeper.poll_read(), "one at a time");
         keeper.handle_read(Some(7), 10);
-        let lease = |read_index| Answer::Lease { read_index, lowest_applied: 0 };
+        let lease = |read_index| Answer::Lease {
+            read_index,
+            lowest_applied: 0,
+        };
         assert_eq!(keeper.poll_answers(), [("first", lease(7))]);
         assert!(keeper.poll_read());
         renew(&mut keeper, ME, 6, "mine");
@@ -255,7 +311,16 @@ mod tests {
         assert_eq!(keeper.poll_answers(), [("second", lease(8))]);
         assert!(keeper.poll_read());
         keeper.handle_read(Some(8), 30);
-        assert_eq!(keeper.poll_answers(), [("mine", Answer::Lease { read_index: 8, lowest_applied: 5 })]);
+        assert_eq!(
+            keeper.poll_answers(),
+            [(
+                "mine",
+                Answer::Lease {
+                    read_index: 8,
+                    lowest_applied: 5
+                }
+            )]
+        );
     }
 
     #[test]
@@ -310,9 +375,16 @@ mod tests {
         keeper.handle_leadership(false, 10);
         let answers = keeper.poll_answers();
         assert_eq!(answers.len(), 2);
-        assert!(answers.iter().all(|(_, answer)| *answer == Answer::NotLeader));
+        assert!(
+            answers
+                .iter()
+                .all(|(_, answer)| *answer == Answer::NotLeader)
+        );
         keeper.handle_read(Some(9), 11);
-        assert!(keeper.poll_answers().is_empty(), "the read of a former leader answers nobody");
+        assert!(
+            keeper.poll_answers().is_empty(),
+            "the read of a former leader answers nobody"
+        );
     }
 
     #[test]
@@ -324,17 +396,27 @@ mod tests {
             renew(&mut keeper, ME, 100, "me");
             keeper.poll_read();
             keeper.handle_read(Some(100), now);
-            let leased = keeper.poll_answers().iter().any(|(t, a)| *t == "slow" && matches!(a, Answer::Lease { .. }));
+            let leased = keeper
+                .poll_answers()
+                .iter()
+                .any(|(t, a)| *t == "slow" && matches!(a, Answer::Lease { .. }));
             assert_eq!(leased, now < 50 + T, "at {now}");
             down.extend(keeper.handle_tick(now).into_iter().map(|node| (now, node)));
         }
-        assert_eq!(down.first(), Some(&(2_000, OTHER)), "T after its last answer");
+        assert_eq!(
+            down.first(),
+            Some(&(2_000, OTHER)),
+            "T after its last answer"
+        );
     }
 
     #[test]
     fn a_newer_incarnation_is_watched_in_place_of_the_older() {
         let mut keeper = keeper();
-        let newer = NodeRef { incarnation: 4, ..OTHER };
+        let newer = NodeRef {
+            incarnation: 4,
+            ..OTHER
+        };
         tick_to(&mut keeper, 50, 500);
         keeper.handle_members(&[ME, newer], 500);
         renew(&mut keeper, OTHER, 5, "old");

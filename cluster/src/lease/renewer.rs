@@ -19,7 +19,11 @@ pub struct Renewer {
 impl Renewer {
     /// `down_after_ns` is T; the lease is 0.75 T.
     pub fn new(down_after_ns: u64) -> Self {
-        Renewer { lease_ns: down_after_ns / 4 * 3, waiting: VecDeque::new(), applied: 0 }
+        Renewer {
+            lease_ns: down_after_ns / 4 * 3,
+            waiting: VecDeque::new(),
+            applied: 0,
+        }
     }
 
     /// An answer to the renewal sent at `sent_ns` came. Returns the deadline it gives, if it counts already.
@@ -39,7 +43,12 @@ impl Renewer {
     pub fn handle_applied(&mut self, index: u64) -> Option<u64> {
         self.applied = self.applied.max(index);
         let applied = self.applied;
-        let ready = self.waiting.iter().filter(|(read, _)| *read <= applied).map(|(_, deadline)| *deadline).max();
+        let ready = self
+            .waiting
+            .iter()
+            .filter(|(read, _)| *read <= applied)
+            .map(|(_, deadline)| *deadline)
+            .max();
         self.waiting.retain(|(read, _)| *read > applied);
         ready
     }

@@ -60,7 +60,14 @@ pub struct Sender<T> {
 impl<T> Sender<T> {
     /// An empty link.
     pub fn new(limits: LinkLimits) -> Self {
-        Sender { limits, queue: VecDeque::new(), unacked: VecDeque::new(), resent: 0, next_sequence: 1, bytes: 0 }
+        Sender {
+            limits,
+            queue: VecDeque::new(),
+            unacked: VecDeque::new(),
+            resent: 0,
+            next_sequence: 1,
+            bytes: 0,
+        }
     }
 
     /// Takes a message; one with a ticket is kept until it is acknowledged.
@@ -73,7 +80,11 @@ impl<T> Sender<T> {
         }
         self.bytes += size(&message);
         self.queue.push_back((message, ticket));
-        if self.is_full() { Pushed::Full } else { Pushed::Room }
+        if self.is_full() {
+            Pushed::Full
+        } else {
+            Pushed::Room
+        }
     }
 
     /// Whether publishers are to be held back.
@@ -123,11 +134,21 @@ impl<T> Sender<T> {
     /// All up to a sequence is placed. Returns who waited, in order.
     pub fn handle_ack(&mut self, acked: u64, not_placed: &[u64]) -> Vec<(T, Placed)> {
         let mut done = Vec::new();
-        while self.unacked.front().is_some_and(|(message, _)| message.sequence <= acked) {
-            let Some((message, ticket)) = self.unacked.pop_front() else { break };
+        while self
+            .unacked
+            .front()
+            .is_some_and(|(message, _)| message.sequence <= acked)
+        {
+            let Some((message, ticket)) = self.unacked.pop_front() else {
+                break;
+            };
             self.resent = self.resent.saturating_sub(1);
             self.bytes -= size(&message);
-            let placed = if not_placed.contains(&message.sequence) { Placed::NoMember } else { Placed::Queued };
+            let placed = if not_placed.contains(&message.sequence) {
+                Placed::NoMember
+            } else {
+                Placed::Queued
+            };
             done.push((ticket, placed));
         }
         done
@@ -144,12 +165,19 @@ impl<T> Sender<T> {
         self.resent = 0;
         let unacked = self.unacked.drain(..).map(|(_, ticket)| ticket);
         let queued = self.queue.drain(..).filter_map(|(_, ticket)| ticket);
-        unacked.chain(queued).map(|ticket| (ticket, Placed::NodeGone)).collect()
+        unacked
+            .chain(queued)
+            .map(|ticket| (ticket, Placed::NodeGone))
+            .collect()
     }
 }
 
 fn size(message: &Forward) -> usize {
-    message.topic.len() + message.payload.len() + message.properties.len() + message.publisher.len() + 48
+    message.topic.len()
+        + message.payload.len()
+        + message.properties.len()
+        + message.publisher.len()
+        + 48
 }
 
 /// What to do with a numbered message.
@@ -189,7 +217,10 @@ impl Receiver {
 
     /// Last sequence placed of a node.
     pub fn last(&self, from: NodeRef) -> u64 {
-        self.last.get(&from.node).filter(|(incarnation, _)| *incarnation == from.incarnation).map_or(0, |(_, last)| *last)
+        self.last
+            .get(&from.node)
+            .filter(|(incarnation, _)| *incarnation == from.incarnation)
+            .map_or(0, |(_, last)| *last)
     }
 }
 
@@ -197,15 +228,27 @@ impl Receiver {
 mod tests {
     use super::*;
 
-    const LIMITS: LinkLimits = LinkLimits { messages: 4, bytes: 1 << 20 };
-    const FROM: NodeRef = NodeRef { node: NodeId(1), incarnation: 1 };
+    const LIMITS: LinkLimits = LinkLimits {
+        messages: 4,
+        bytes: 1 << 20,
+    };
+    const FROM: NodeRef = NodeRef {
+        node: NodeId(1),
+        incarnation: 1,
+    };
 
     fn message(payload: &'static str) -> Forward {
-        Forward { payload: payload.into(), ..Forward::default() }
+        Forward {
+            payload: payload.into(),
+            ..Forward::default()
+        }
     }
 
     fn payloads(frame: &[Forward]) -> Vec<&str> {
-        frame.iter().map(|m| std::str::from_utf8(&m.payload).unwrap_or("")).collect()
+        frame
+            .iter()
+            .map(|m| std::str::from_utf8(&m.payload).unwrap_or(""))
+            .collect()
     }
 
     #[test]
@@ -218,9 +261,16 @@ mod tests {
         assert_eq!(sender.handle_ack(1, &[]), [(1, Placed::Queued)]);
         sender.push(message("c"), Some(3));
         sender.handle_disconnected();
-        assert_eq!(payloads(&sender.poll_frame()), ["b", "c"], "QoS 0 is not repeated");
+        assert_eq!(
+            payloads(&sender.poll_frame()),
+            ["b", "c"],
+            "QoS 0 is not repeated"
+        );
         assert!(sender.poll_frame().is_empty());
-        assert_eq!(sender.handle_ack(3, &[3]), [(2, Placed::Queued), (3, Placed::NoMember)]);
+        assert_eq!(
+            sender.handle_ack(3, &[3]),
+            [(2, Placed::Queued), (3, Placed::NoMember)]
+        );
         assert!(sender.is_empty());
         assert_eq!(sender.bytes, 0);
     }
@@ -233,7 +283,11 @@ mod tests {
         }
         assert_eq!(sender.push(message("x"), Some(3)), Pushed::Full);
         assert_eq!(sender.push(message("x"), None), Pushed::Dropped);
-        assert_eq!(sender.push(message("x"), Some(4)), Pushed::Full, "what was matched is taken");
+        assert_eq!(
+            sender.push(message("x"), Some(4)),
+            Pushed::Full,
+            "what was matched is taken"
+        );
     }
 
     #[test]
@@ -248,14 +302,23 @@ mod tests {
 
     #[test]
     fn a_frame_is_bounded() {
-        let mut sender = Sender::new(LinkLimits { messages: 10_000, bytes: usize::MAX });
+        let mut sender = Sender::new(LinkLimits {
+            messages: 10_000,
+            bytes: usize::MAX,
+        });
         for ticket in 0..1_000 {
             sender.push(message("x"), Some(ticket));
         }
         assert_eq!(sender.poll_frame().len(), FRAME_MESSAGES_MAX);
         let mut sender = Sender::new(LIMITS);
         for ticket in 0..2 {
-            sender.push(Forward { payload: vec![0; FRAME_BYTES_MAX].into(), ..Forward::default() }, Some(ticket));
+            sender.push(
+                Forward {
+                    payload: vec![0; FRAME_BYTES_MAX].into(),
+                    ..Forward::default()
+                },
+                Some(ticket),
+            );
         }
         assert_eq!(sender.poll_frame().len(), 1);
     }
@@ -274,7 +337,10 @@ mod tests {
     fn a_new_incarnation_counts_from_one_and_ends_the_older() {
         let mut receiver = Receiver::default();
         receiver.handle(FROM, 1);
-        let newer = NodeRef { incarnation: 2, ..FROM };
+        let newer = NodeRef {
+            incarnation: 2,
+            ..FROM
+        };
         assert_eq!(receiver.handle(newer, 1), Arrival::New);
         assert_eq!(receiver.handle(FROM, 2), Arrival::Repeat);
         assert_eq!(receiver.last(FROM), 0);

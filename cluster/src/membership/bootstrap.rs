@@ -53,7 +53,12 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// `grant` is what was written down before.
     pub fn new(me: NodeId, expect: u32, grant: Option<NodeId>) -> Self {
-        Bootstrap { me, expect, grant, seen: BTreeMap::new() }
+        Bootstrap {
+            me,
+            expect,
+            grant,
+            seen: BTreeMap::new(),
+        }
     }
 
     /// Takes note of what a node said.
@@ -71,7 +76,10 @@ impl Bootstrap {
     /// Another node, or this one, asks for this node's grant. Says who holds it now; write it down before answering.
     pub fn handle_ask(&mut self, asker: NodeId, asker_expect: u32) -> Result<NodeId, String> {
         if asker_expect != self.expect {
-            return Err(format!("it expects {asker_expect} nodes, this node {}", self.expect));
+            return Err(format!(
+                "it expects {asker_expect} nodes, this node {}",
+                self.expect
+            ));
         }
         match self.grant {
             Some(holder) if holder != asker => Err(format!("the grant is held by {holder}")),
@@ -111,28 +119,62 @@ impl Bootstrap {
         if self.expect == 0 {
             return Step::Wait("looking for a cluster to join".into());
         }
-        let mut set: BTreeSet<NodeId> = self.seen.values().filter(|p| p.expect == self.expect).map(|p| p.node).collect();
+        let mut set: BTreeSet<NodeId> = self
+            .seen
+            .values()
+            .filter(|p| p.expect == self.expect)
+            .map(|p| p.node)
+            .collect();
         set.insert(self.me);
         let expected = usize::try_from(self.expect).unwrap_or(usize::MAX);
-        if let Some(other) = self.seen.values().find(|p| p.expect != 0 && p.expect != self.expect) {
-            return Step::Conflict(format!("node {} expects {} nodes, this node {}", other.node, other.expect, self.expect));
+        if let Some(other) = self
+            .seen
+            .values()
+            .find(|p| p.expect != 0 && p.expect != self.expect)
+        {
+            return Step::Conflict(format!(
+                "node {} expects {} nodes, this node {}",
+                other.node, other.expect, self.expect
+            ));
         }
         if set.len() < expected {
-            return Step::Wait(format!("{} of {} expected nodes found", set.len(), self.expect));
+            return Step::Wait(format!(
+                "{} of {} expected nodes found",
+                set.len(),
+                self.expect
+            ));
         }
         if set.len() > expected {
-            return Step::Conflict(format!("{} nodes found where {} are expected", set.len(), self.expect));
+            return Step::Conflict(format!(
+                "{} nodes found where {} are expected",
+                set.len(),
+                self.expect
+            ));
         }
         self.compete(set)
     }
 
     fn compete(&self, set: BTreeSet<NodeId>) -> Step {
-        let holder = |node: &NodeId| if *node == self.me { self.grant } else { self.seen.get(node).and_then(|p| p.grant) };
-        let mine: BTreeSet<NodeId> = set.iter().filter(|node| holder(node) == Some(self.me)).copied().collect();
+        let holder = |node: &NodeId| {
+            if *node == self.me {
+                self.grant
+            } else {
+                self.seen.get(node).and_then(|p| p.grant)
+            }
+        };
+        let mine: BTreeSet<NodeId> = set
+            .iter()
+            .filter(|node| holder(node) == Some(self.me))
+            .copied()
+            .collect();
         if mine == set {
             return Step::Found(set);
         }
-        let rivals: BTreeSet<NodeId> = set.iter().filter_map(holder).filter(|holder| *holder != self.me).collect();
+        let rivals: BTreeSet<NodeId> = set
+            .iter()
+            .filter_map(holder)
+            .filter(|holder| *holder != self.me)
+            .collect();
         if let Some(rival) = rivals.first() {
             if *rival < self.me && !mine.is_empty() {
                 return Step::Release(mine);
@@ -154,7 +196,12 @@ mod tests {
     use super::*;
 
     fn probed(node: u64, grant: Option<u64>) -> Probed {
-        Probed { node: NodeId(node), cluster_id: 0, expect: 3, grant: grant.map(NodeId) }
+        Probed {
+            node: NodeId(node),
+            cluster_id: 0,
+            expect: 3,
+            grant: grant.map(NodeId),
+        }
     }
 
     fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
@@ -193,7 +240,11 @@ mod tests {
         assert_eq!(node.handle_ask(NodeId(3), 3), Ok(NodeId(3)));
         assert!(node.handle_ask(NodeId(1), 3).is_err());
         node.handle_release(NodeId(1));
-        assert_eq!(node.grant(), Some(NodeId(3)), "only the holder gives it back");
+        assert_eq!(
+            node.grant(),
+            Some(NodeId(3)),
+            "only the holder gives it back"
+        );
         node.handle_release(NodeId(3));
         assert_eq!(node.handle_ask(NodeId(1), 3), Ok(NodeId(1)));
     }
@@ -214,7 +265,10 @@ mod tests {
     fn a_cluster_that_exists_is_joined() {
         let mut node = Bootstrap::new(NodeId(1), 3, Some(NodeId(1)));
         node.handle_probed(probed(2, None));
-        node.handle_probed(Probed { cluster_id: 77, ..probed(3, None) });
+        node.handle_probed(Probed {
+            cluster_id: 77,
+            ..probed(3, None)
+        });
         assert_eq!(node.poll(), Step::Join(77));
     }
 
@@ -227,7 +281,10 @@ mod tests {
     #[test]
     fn different_expectations_are_named() {
         let mut node = Bootstrap::new(NodeId(1), 3, None);
-        node.handle_probed(Probed { expect: 5, ..probed(2, None) });
+        node.handle_probed(Probed {
+            expect: 5,
+            ..probed(2, None)
+        });
         assert!(matches!(node.poll(), Step::Conflict(_)));
         assert!(node.handle_ask(NodeId(2), 5).is_err());
     }

@@ -4,10 +4,17 @@ use crate::id::{GroupId, NodeId};
 
 /// The `count` nodes with the highest score for a group, sorted by id.
 pub fn place(group: GroupId, nodes: &[NodeId], count: u32) -> Vec<NodeId> {
-    let mut scored: Vec<(u64, NodeId)> = nodes.iter().map(|node| (score(group, *node), *node)).collect();
+    let mut scored: Vec<(u64, NodeId)> = nodes
+        .iter()
+        .map(|node| (score(group, *node), *node))
+        .collect();
     scored.sort_unstable_by(|a, b| b.cmp(a));
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let mut chosen: Vec<NodeId> = scored.into_iter().take(count).map(|(_, node)| node).collect();
+    let mut chosen: Vec<NodeId> = scored
+        .into_iter()
+        .take(count)
+        .map(|(_, node)| node)
+        .collect();
     chosen.sort_unstable();
     chosen
 }
@@ -39,13 +46,18 @@ mod tests {
                 held[nodes.iter().position(|n| *n == node).unwrap_or(0)] += 1;
             }
         }
-        assert!(held.iter().all(|count| (10..60).contains(count)), "{held:?}");
+        assert!(
+            held.iter().all(|count| (10..60).contains(count)),
+            "{held:?}"
+        );
     }
 
     #[test]
     fn a_new_node_moves_few_replicas() {
         let (before, after) = (nodes(10), nodes(11));
-        let moved = (1..=100).filter(|g| place(GroupId(*g), &before, 3) != place(GroupId(*g), &after, 3)).count();
+        let moved = (1..=100)
+            .filter(|g| place(GroupId(*g), &before, 3) != place(GroupId(*g), &after, 3))
+            .count();
         assert!(moved < 50, "{moved}");
     }
 

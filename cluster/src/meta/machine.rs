@@ -29,7 +29,11 @@ pub struct BranchEpochs {
 impl Default for BranchEpochs {
     fn default() -> Self {
         let branches = Box::new([const { AtomicU64::new(0) }; BRANCHES]);
-        BranchEpochs { branches, all: AtomicU64::new(0), hasher: foldhash::fast::FixedState::default() }
+        BranchEpochs {
+            branches,
+            all: AtomicU64::new(0),
+            hasher: foldhash::fast::FixedState::default(),
+        }
     }
 }
 
@@ -74,7 +78,11 @@ pub struct MetaMachine {
 
 impl Default for MetaMachine {
     fn default() -> Self {
-        MetaMachine { state: RwLock::default(), epochs: BranchEpochs::default(), membership: watch::channel(0).0 }
+        MetaMachine {
+            state: RwLock::default(),
+            epochs: BranchEpochs::default(),
+            membership: watch::channel(0).0,
+        }
     }
 }
 
@@ -126,9 +134,14 @@ impl Machine for MetaMachine {
 
     fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
         let mut state = MetaState::default();
-        snapshot::read_records(data, |record| state.restore(record)).map_err(|e| RestoreError::Format(e.to_string()))?;
+        snapshot::read_records(data, |record| state.restore(record))
+            .map_err(|e| RestoreError::Format(e.to_string()))?;
         *self.state.write() = state;
-        self.publish(&Effects { membership: true, routes: Vec::new(), all_routes: true });
+        self.publish(&Effects {
+            membership: true,
+            routes: Vec::new(),
+            all_routes: true,
+        });
         Ok(())
     }
 }

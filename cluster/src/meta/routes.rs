@@ -74,7 +74,9 @@ impl Routes {
     /// Sets or withdraws the route of a node to its live subscriptions of a filter.
     pub fn set_node(&mut self, filter: &TopicFilter, node: NodeRef, index: u64, present: bool) {
         if present {
-            let routes = self.tree.entry_or_insert_with(filter, FilterRoutes::default);
+            let routes = self
+                .tree
+                .entry_or_insert_with(filter, FilterRoutes::default);
             let before = routes.nodes.len();
             routes.nodes.retain(|route| route.node.node != node.node);
             routes.nodes.push(NodeRoute { node, index });
@@ -88,12 +90,35 @@ impl Routes {
     }
 
     /// Sets how many live members a node has of a shared subscription; 0 withdraws.
-    pub fn set_share(&mut self, group: &ShareName, filter: &TopicFilter, node: NodeRef, members: u32, index: u64) {
-        let route = ShareRoute { incarnation: node.incarnation, members, index };
+    pub fn set_share(
+        &mut self,
+        group: &ShareName,
+        filter: &TopicFilter,
+        node: NodeRef,
+        members: u32,
+        index: u64,
+    ) {
+        let route = ShareRoute {
+            incarnation: node.incarnation,
+            members,
+            index,
+        };
         if members > 0 {
-            let routes = self.tree.entry_or_insert_with(filter, FilterRoutes::default);
-            let empty = || Box::new(Shares { filter: filter.clone(), groups: BTreeMap::new() });
-            let nodes = routes.shares.get_or_insert_with(empty).groups.entry(group.clone()).or_default();
+            let routes = self
+                .tree
+                .entry_or_insert_with(filter, FilterRoutes::default);
+            let empty = || {
+                Box::new(Shares {
+                    filter: filter.clone(),
+                    groups: BTreeMap::new(),
+                })
+            };
+            let nodes = routes
+                .shares
+                .get_or_insert_with(empty)
+                .groups
+                .entry(group.clone())
+                .or_default();
             self.count_share += usize::from(nodes.insert(node.node, route).is_none());
         } else if let Some(routes) = self.tree.get_mut(filter) {
             self.count_share -= usize::from(routes.remove_share(group, node.node));
@@ -106,7 +131,9 @@ impl Routes {
         let (mut nodes, mut shares) = (0, 0);
         self.tree.retain(|_, routes| {
             let before = routes.nodes.len();
-            routes.nodes.retain(|route| route.node.node != node.node || route.node.incarnation > node.incarnation);
+            routes.nodes.retain(|route| {
+                route.node.node != node.node || route.node.incarnation > node.incarnation
+            });
             nodes += before - routes.nodes.len();
             shares += routes.remove_shares_of(node);
             !routes.is_empty()
@@ -118,7 +145,8 @@ impl Routes {
     /// All destinations of a topic, in one walk.
     pub fn destinations(&self, topic: &str) -> Destinations {
         let mut found = Destinations::default();
-        self.tree.for_each_match(topic, |routes| routes.add_to(&mut found));
+        self.tree
+            .for_each_match(topic, |routes| routes.add_to(&mut found));
         found.nodes.sort_unstable();
         found.nodes.dedup();
         found
@@ -132,7 +160,8 @@ impl Routes {
     /// One record per filter, for a snapshot.
     pub fn records(&self) -> Vec<RouteRecord> {
         let mut records = Vec::with_capacity(self.tree.len());
-        self.tree.for_each(|filter, routes| records.push(routes.record(filter)));
+        self.tree
+            .for_each(|filter, routes| records.push(routes.record(filter)));
         records
     }
 
@@ -140,12 +169,18 @@ impl Routes {
     pub fn restore(&mut self, record: RouteRecord) -> Result<(), String> {
         let filter = parse_filter(record.filter)?;
         for route in record.nodes {
-            let node = NodeRef { node: NodeId(route.node_id), incarnation: route.incarnation };
+            let node = NodeRef {
+                node: NodeId(route.node_id),
+                incarnation: route.incarnation,
+            };
             self.set_node(&filter, node, route.index, true);
         }
         for share in record.shares {
             let group = parse_share_name(share.group)?;
-            let node = NodeRef { node: NodeId(share.node_id), incarnation: share.incarnation };
+            let node = NodeRef {
+                node: NodeId(share.node_id),
+                incarnation: share.incarnation,
+            };
             self.set_share(&group, &filter, node, share.members, share.index);
         }
         Ok(())
@@ -165,8 +200,12 @@ impl FilterRoutes {
 
     /// Says whether there was one.
     fn remove_share(&mut self, group: &ShareName, node: NodeId) -> bool {
-        let Some(shares) = &mut self.shares else { return false };
-        let Some(nodes) = shares.groups.get_mut(group) else { return false };
+        let Some(shares) = &mut self.shares else {
+            return false;
+        };
+        let Some(nodes) = shares.groups.get_mut(group) else {
+            return false;
+        };
         let removed = nodes.remove(&node).is_some();
         if nodes.is_empty() {
             shares.groups.remove(group);
@@ -179,7 +218,9 @@ impl FilterRoutes {
 
     /// Says how many there were.
     fn remove_shares_of(&mut self, gone: NodeRef) -> usize {
-        let Some(shares) = &mut self.shares else { return 0 };
+        let Some(shares) = &mut self.shares else {
+            return 0;
+        };
         let mut removed = 0;
         shares.groups.retain(|_, nodes| {
             let before = nodes.len();
@@ -194,14 +235,26 @@ impl FilterRoutes {
     }
 
     fn add_to(&self, found: &mut Destinations) {
-        found.nodes.extend(self.nodes.iter().map(|route| route.node));
+        found
+            .nodes
+            .extend(self.nodes.iter().map(|route| route.node));
         let Some(shares) = &self.shares else { return };
         for (group, nodes) in &shares.groups {
             let member = |(node, route): (&NodeId, &ShareRoute)| {
-                (NodeRef { node: *node, incarnation: route.incarnation }, route.members)
+                (
+                    NodeRef {
+                        node: *node,
+                        incarnation: route.incarnation,
+                    },
+                    route.members,
+                )
             };
             let members = nodes.iter().map(member).collect();
-            found.shares.push(ShareTarget { group: group.clone(), filter: shares.filter.clone(), members });
+            found.shares.push(ShareTarget {
+                group: group.clone(),
+                filter: shares.filter.clone(),
+                members,
+            });
         }
     }
 
@@ -211,16 +264,24 @@ impl FilterRoutes {
             incarnation: route.node.incarnation,
             index: route.index,
         });
-        let shares = self.shares.iter().flat_map(|shares| &shares.groups).flat_map(|(group, nodes)| {
-            nodes.iter().map(move |(node, route)| ShareRecord {
-                group: Bytes::copy_from_slice(group.as_str().as_bytes()),
-                node_id: node.0,
-                incarnation: route.incarnation,
-                members: route.members,
-                index: route.index,
-            })
-        });
-        RouteRecord { filter: Bytes::copy_from_slice(filter.as_bytes()), nodes: nodes.collect(), shares: shares.collect() }
+        let shares = self
+            .shares
+            .iter()
+            .flat_map(|shares| &shares.groups)
+            .flat_map(|(group, nodes)| {
+                nodes.iter().map(move |(node, route)| ShareRecord {
+                    group: Bytes::copy_from_slice(group.as_str().as_bytes()),
+                    node_id: node.0,
+                    incarnation: route.incarnation,
+                    members: route.members,
+                    index: route.index,
+                })
+            });
+        RouteRecord {
+            filter: Bytes::copy_from_slice(filter.as_bytes()),
+            nodes: nodes.collect(),
+            shares: shares.collect(),
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use flotte_mqtt::ByteStr;
 use flotte_mqtt::topic::{NameTree, TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, MetaHead, MetaRecord, RefusedReply,
-    Replies, Retain, RetainReply, RetainedRecord, SetRoute, SetShare, batch_reply, meta_record, retain_reply,
+    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, MetaHead,
+    MetaRecord, RefusedReply, Replies, Retain, RetainReply, RetainedRecord, SetRoute, SetShare,
+    batch_reply, meta_record, retain_reply,
 };
 use prost::Message;
 
@@ -70,43 +71,86 @@ pub struct MetaState {
 
 impl MetaState {
     /// Applies one entry. Returns the encoded [`EntryReply`].
-    pub fn apply(&mut self, index: u64, entry: &[u8], effects: &mut Effects) -> Result<Bytes, UnknownEntry> {
-        let unknown = |what: String| UnknownEntry { group: GroupId::META, index, what };
+    pub fn apply(
+        &mut self,
+        index: u64,
+        entry: &[u8],
+        effects: &mut Effects,
+    ) -> Result<Bytes, UnknownEntry> {
+        let unknown = |what: String| UnknownEntry {
+            group: GroupId::META,
+            index,
+            what,
+        };
         let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
         self.index = index;
         self.time_ms = self.time_ms.max(entry.time_ms);
         let mut reply = EntryReply::default();
         for batch in entry.batches {
-            reply.batches.push(self.apply_batch(batch, effects).map_err(unknown)?);
+            reply
+                .batches
+                .push(self.apply_batch(batch, effects).map_err(unknown)?);
         }
         Ok(reply.encode_to_vec().into())
     }
 
     fn apply_batch(&mut self, batch: Batch, effects: &mut Effects) -> Result<BatchReply, String> {
         use batch_reply::Result as R;
-        let from = NodeRef { node: NodeId(batch.node_id), incarnation: batch.incarnation };
-        let answer = |index, result| Ok(BatchReply { index, result: Some(result) });
-        match self.ledger.admit(from.node, from.incarnation, batch.sequence) {
-            Admission::Repeat(reply) => return BatchReply::decode(reply).map_err(|e| e.to_string()),
+        let from = NodeRef {
+            node: NodeId(batch.node_id),
+            incarnation: batch.incarnation,
+        };
+        let answer = |index, result| {
+            Ok(BatchReply {
+                index,
+                result: Some(result),
+            })
+        };
+        match self
+            .ledger
+            .admit(from.node, from.incarnation, batch.sequence)
+        {
+            Admission::Repeat(reply) => {
+                return BatchReply::decode(reply).map_err(|e| e.to_string());
+            }
             Admission::Gap(last) => return answer(self.index, R::Gap(last)),
             Admission::Stale => return answer(self.index, R::Stale(true)),
             Admission::Take => {}
         }
-        let commands = batch.commands.into_iter().map(decode_command).collect::<Result<Vec<_>, _>>()?;
+        let commands = batch
+            .commands
+            .into_iter()
+            .map(decode_command)
+            .collect::<Result<Vec<_>, _>>()?;
         if let Some(refusal) = self.judge(from, batch.sequence, &commands) {
             return answer(self.index, refusal);
         }
         let mut replies = Replies::default();
         for command in commands {
-            replies.replies.push(self.apply_command(from, command, effects)?);
+            replies
+                .replies
+                .push(self.apply_command(from, command, effects)?);
         }
-        let reply = BatchReply { index: self.index, result: Some(R::Replies(replies)) };
-        self.ledger.record(from.node, from.incarnation, batch.sequence, reply.encode_to_vec().into());
+        let reply = BatchReply {
+            index: self.index,
+            result: Some(R::Replies(replies)),
+        };
+        self.ledger.record(
+            from.node,
+            from.incarnation,
+            batch.sequence,
+            reply.encode_to_vec().into(),
+        );
         Ok(reply)
     }
 
     /// Whether this incarnation may propose at all: it begins with Up, and is Up for all the rest.
-    fn judge(&self, from: NodeRef, sequence: u64, commands: &[Command]) -> Option<batch_reply::Result> {
+    fn judge(
+        &self,
+        from: NodeRef,
+        sequence: u64,
+        commands: &[Command],
+    ) -> Option<batch_reply::Result> {
         use batch_reply::Result as R;
         if matches!(commands.first(), Some(Command::Found(_))) && self.cluster_id == 0 {
             return None;
@@ -121,14 +165,22 @@ impl MetaState {
         };
         if sequence == 1 && matches!(commands.first(), Some(Command::Up(_))) {
             return (from.incarnation <= member.incarnation).then(|| {
-                let what = format!("incarnation {} is not above the recorded {}: an old disk was restored", from.incarnation, member.incarnation);
+                let what = format!(
+                    "incarnation {} is not above the recorded {}: an old disk was restored",
+                    from.incarnation, member.incarnation
+                );
                 R::Refused(what)
             });
         }
         (!member.up || member.incarnation != from.incarnation).then_some(R::Stale(true))
     }
 
-    fn apply_command(&mut self, from: NodeRef, command: Command, effects: &mut Effects) -> Result<Bytes, String> {
+    fn apply_command(
+        &mut self,
+        from: NodeRef,
+        command: Command,
+        effects: &mut Effects,
+    ) -> Result<Bytes, String> {
         let done = Bytes::new();
         match command {
             Command::Found(found) => {
@@ -146,8 +198,15 @@ impl MetaState {
                 Ok(done)
             }
             Command::Down(down) => {
-                let node = NodeRef { node: NodeId(down.node_id), incarnation: down.incarnation };
-                if self.members.get(&node.node).is_some_and(|m| m.up && m.incarnation == node.incarnation) {
+                let node = NodeRef {
+                    node: NodeId(down.node_id),
+                    incarnation: down.incarnation,
+                };
+                if self
+                    .members
+                    .get(&node.node)
+                    .is_some_and(|m| m.up && m.incarnation == node.incarnation)
+                {
                     self.close_member(node, effects);
                 }
                 Ok(done)
@@ -169,7 +228,14 @@ impl MetaState {
         self.cluster_id = found.cluster_id;
         self.settings = found.settings.ok_or("Found without settings")?;
         for member in found.members {
-            self.members.insert(NodeId(member.node_id), Member { incarnation: 0, up: false, ..member });
+            self.members.insert(
+                NodeId(member.node_id),
+                Member {
+                    incarnation: 0,
+                    up: false,
+                    ..member
+                },
+            );
         }
         for placement in found.placement {
             let members = placement.members.into_iter().map(NodeId).collect();
@@ -190,28 +256,47 @@ impl MetaState {
         effects.all_routes = true;
     }
 
-    fn set_route(&mut self, from: NodeRef, route: SetRoute, effects: &mut Effects) -> Result<Bytes, String> {
+    fn set_route(
+        &mut self,
+        from: NodeRef,
+        route: SetRoute,
+        effects: &mut Effects,
+    ) -> Result<Bytes, String> {
         let filter = parse_filter(route.filter)?;
-        self.routes.set_node(&filter, from, self.index, route.present);
+        self.routes
+            .set_node(&filter, from, self.index, route.present);
         effects.routes.push(filter);
         Ok(Bytes::new())
     }
 
-    fn set_share(&mut self, from: NodeRef, share: SetShare, effects: &mut Effects) -> Result<Bytes, String> {
+    fn set_share(
+        &mut self,
+        from: NodeRef,
+        share: SetShare,
+        effects: &mut Effects,
+    ) -> Result<Bytes, String> {
         let filter = parse_filter(share.filter)?;
         let group = parse_share_name(share.group)?;
-        self.routes.set_share(&group, &filter, from, share.members, self.index);
+        self.routes
+            .set_share(&group, &filter, from, share.members, self.index);
         effects.routes.push(filter);
         Ok(Bytes::new())
     }
 
     fn retain(&mut self, retain: Retain) -> Result<Bytes, String> {
         let topic = parse_topic(retain.topic.clone())?;
-        Ok(RetainReply { result: self.store_retained(&topic, retain).into() }.encode_to_vec().into())
+        Ok(RetainReply {
+            result: self.store_retained(&topic, retain).into(),
+        }
+        .encode_to_vec()
+        .into())
     }
 
     fn store_retained(&mut self, topic: &TopicName, retain: Retain) -> retain_reply::Result {
-        let old = self.retained.get(topic).map_or(0, |old| size_of_retained(&old.retain));
+        let old = self
+            .retained
+            .get(topic)
+            .map_or(0, |old| size_of_retained(&old.retain));
         if retain.payload.is_empty() {
             // [MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1: an empty payload removes and is never stored.
             self.retained.remove(topic);
@@ -221,11 +306,20 @@ impl MetaState {
         let bytes = self.retained_bytes - old + size_of_retained(&retain);
         let messages = self.retained.len() as u64 + u64::from(old == 0);
         let fits = |value, max| max == 0 || value <= max;
-        if !fits(bytes, self.settings.retained_max_bytes) || !fits(messages, self.settings.retained_max_messages) {
+        if !fits(bytes, self.settings.retained_max_bytes)
+            || !fits(messages, self.settings.retained_max_messages)
+        {
             return retain_reply::Result::Quota;
         }
         self.retained_bytes = bytes;
-        self.retained.insert(topic, Retained { retain, index: self.index, time_ms: self.time_ms });
+        self.retained.insert(
+            topic,
+            Retained {
+                retain,
+                index: self.index,
+                time_ms: self.time_ms,
+            },
+        );
         retain_reply::Result::Stored
     }
 
@@ -235,10 +329,17 @@ impl MetaState {
             let reason = format!("node id {id} was replaced and is refused for ever");
             return RefusedReply { reason }.encode_to_vec().into();
         }
-        let replaced: Vec<NodeId> =
-            self.members.iter().filter(|(old, m)| **old != id && m.name == join.name).map(|(old, _)| *old).collect();
+        let replaced: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|(old, m)| **old != id && m.name == join.name)
+            .map(|(old, _)| *old)
+            .collect();
         for old in replaced {
-            self.routes.remove_node(NodeRef { node: old, incarnation: u64::MAX });
+            self.routes.remove_node(NodeRef {
+                node: old,
+                incarnation: u64::MAX,
+            });
             self.members.remove(&old);
             self.ledger.forget(old);
             self.refused.insert(old);
@@ -272,7 +373,9 @@ impl MetaState {
 
     /// Whether exactly this incarnation is Up.
     pub fn is_up(&self, node: NodeRef) -> bool {
-        self.members.get(&node.node).is_some_and(|m| m.up && m.incarnation == node.incarnation)
+        self.members
+            .get(&node.node)
+            .is_some_and(|m| m.up && m.incarnation == node.incarnation)
     }
 
     /// Members of each session group.
@@ -312,29 +415,45 @@ impl MetaState {
             cluster_id: self.cluster_id,
             index: self.index,
             time_ms: self.time_ms,
-            settings: Some(self.settings.clone()),
+            settings: Some(self.settings),
             refused_ids: self.refused.iter().map(|id| id.0).collect(),
         };
         let mut records = vec![R::Head(head)];
         records.extend(self.members.values().cloned().map(R::Member));
         records.extend(self.placement.iter().map(|(group, members)| {
-            R::Placement(flotte_proto::Placement { group: group.0, members: members.iter().map(|n| n.0).collect() })
+            R::Placement(flotte_proto::Placement {
+                group: group.0,
+                members: members.iter().map(|n| n.0).collect(),
+            })
         }));
         records.extend(self.ledger.records().map(R::Proposer));
         records.extend(self.routes.records().into_iter().map(R::Route));
         records.extend(self.retained.iter().map(|(_, item)| {
             let retain = Some(item.retain.clone());
-            R::Retained(RetainedRecord { retain, index: item.index, time_ms: item.time_ms })
+            R::Retained(RetainedRecord {
+                retain,
+                index: item.index,
+                time_ms: item.time_ms,
+            })
         }));
-        records.into_iter().map(|record| MetaRecord { record: Some(record) }).collect()
+        records
+            .into_iter()
+            .map(|record| MetaRecord {
+                record: Some(record),
+            })
+            .collect()
     }
 
     /// Takes a record back from a snapshot, into a state that began as the default.
     pub fn restore(&mut self, record: MetaRecord) -> Result<(), String> {
         use meta_record::Record as R;
-        match record.record.ok_or("a snapshot record of an unknown kind")? {
+        match record
+            .record
+            .ok_or("a snapshot record of an unknown kind")?
+        {
             R::Head(head) => {
-                (self.cluster_id, self.index, self.time_ms) = (head.cluster_id, head.index, head.time_ms);
+                (self.cluster_id, self.index, self.time_ms) =
+                    (head.cluster_id, head.index, head.time_ms);
                 self.settings = head.settings.ok_or("snapshot head without settings")?;
                 self.refused = head.refused_ids.into_iter().map(NodeId).collect();
             }
@@ -342,7 +461,10 @@ impl MetaState {
                 self.members.insert(NodeId(member.node_id), member);
             }
             R::Placement(p) => {
-                self.placement.insert(GroupId(p.group), p.members.into_iter().map(NodeId).collect());
+                self.placement.insert(
+                    GroupId(p.group),
+                    p.members.into_iter().map(NodeId).collect(),
+                );
             }
             R::Proposer(record) => self.ledger.restore(record),
             R::Route(record) => self.routes.restore(record)?,
@@ -350,7 +472,14 @@ impl MetaState {
                 let retain = record.retain.ok_or("retained record without message")?;
                 let topic = parse_topic(retain.topic.clone())?;
                 self.retained_bytes += size_of_retained(&retain);
-                self.retained.insert(&topic, Retained { retain, index: record.index, time_ms: record.time_ms });
+                self.retained.insert(
+                    &topic,
+                    Retained {
+                        retain,
+                        index: record.index,
+                        time_ms: record.time_ms,
+                    },
+                );
             }
         }
         Ok(())
@@ -359,7 +488,9 @@ impl MetaState {
 
 fn decode_command(command: Bytes) -> Result<Command, String> {
     let decoded = MetaCommand::decode(command).map_err(|e| e.to_string())?;
-    decoded.command.ok_or_else(|| "a command that this version does not know".into())
+    decoded
+        .command
+        .ok_or_else(|| "a command that this version does not know".into())
 }
 
 fn size_of_retained(retain: &Retain) -> u64 {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member, MetaCommand, Retain, RetainReply,
-    SetRoute, SetShare, Up, batch_reply, retain_reply,
+    Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member,
+    MetaCommand, Retain, RetainReply, SetRoute, SetShare, Up, batch_reply, retain_reply,
 };
 use prost::Message;
 
@@ -13,7 +13,10 @@ use super::*;
 use crate::id::{NodeId, NodeRef};
 
 fn node(id: u64, incarnation: u64) -> NodeRef {
-    NodeRef { node: NodeId(id), incarnation }
+    NodeRef {
+        node: NodeId(id),
+        incarnation,
+    }
 }
 
 /// A founded group of three nodes.
@@ -25,10 +28,27 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let mut rig = Rig { state: MetaState::default(), index: 0, sequences: Default::default() };
-        let member = |id: u64| Member { node_id: id, name: format!("n{id}"), ..Member::default() };
-        let settings = ClusterSettings { retained_max_messages: 3, retained_max_bytes: 100, ..Default::default() };
-        let found = Found { cluster_id: 77, members: (1..=3).map(member).collect(), settings: Some(settings), placement: vec![] };
+        let mut rig = Rig {
+            state: MetaState::default(),
+            index: 0,
+            sequences: Default::default(),
+        };
+        let member = |id: u64| Member {
+            node_id: id,
+            name: format!("n{id}"),
+            ..Member::default()
+        };
+        let settings = ClusterSettings {
+            retained_max_messages: 3,
+            retained_max_bytes: 100,
+            ..Default::default()
+        };
+        let found = Found {
+            cluster_id: 77,
+            members: (1..=3).map(member).collect(),
+            settings: Some(settings),
+            placement: vec![],
+        };
         rig.batch(node(1, 1), 1, vec![Command::Found(found), up("n1")]);
         rig.sequences.insert(node(1, 1), 1);
         rig.run(node(2, 1), up("n2"));
@@ -36,16 +56,40 @@ impl Rig {
         rig
     }
 
-    fn batch(&mut self, from: NodeRef, sequence: u64, commands: Vec<Command>) -> (BatchReply, Effects) {
+    fn batch(
+        &mut self,
+        from: NodeRef,
+        sequence: u64,
+        commands: Vec<Command>,
+    ) -> (BatchReply, Effects) {
         self.index += 1;
-        let encode = |command| Bytes::from(MetaCommand { command: Some(command) }.encode_to_vec());
+        let encode = |command| {
+            Bytes::from(
+                MetaCommand {
+                    command: Some(command),
+                }
+                .encode_to_vec(),
+            )
+        };
         let commands = commands.into_iter().map(encode).collect();
-        let batch = Batch { node_id: from.node.0, incarnation: from.incarnation, sequence, commands };
-        let entry = GroupEntry { time_ms: self.index, batches: vec![batch] }.encode_to_vec();
+        let batch = Batch {
+            node_id: from.node.0,
+            incarnation: from.incarnation,
+            sequence,
+            commands,
+        };
+        let entry = GroupEntry {
+            time_ms: self.index,
+            batches: vec![batch],
+        }
+        .encode_to_vec();
         let mut effects = Effects::default();
         let reply = self.state.apply(self.index, &entry, &mut effects).unwrap();
         self.check_snapshot();
-        (EntryReply::decode(reply).unwrap().batches.remove(0), effects)
+        (
+            EntryReply::decode(reply).unwrap().batches.remove(0),
+            effects,
+        )
     }
 
     fn check_snapshot(&self) {
@@ -59,7 +103,11 @@ impl Rig {
     }
 
     fn run(&mut self, from: NodeRef, command: Command) -> Bytes {
-        let sequence = *self.sequences.entry(from).and_modify(|s| *s += 1).or_insert(1);
+        let sequence = *self
+            .sequences
+            .entry(from)
+            .and_modify(|s| *s += 1)
+            .or_insert(1);
         let (reply, _) = self.batch(from, sequence, vec![command]);
         match reply.result.unwrap() {
             batch_reply::Result::Replies(mut replies) => replies.replies.remove(0),
@@ -68,29 +116,54 @@ impl Rig {
     }
 
     fn retain(&mut self, topic: &'static str, payload: &'static str) -> retain_reply::Result {
-        let retain = Retain { topic: topic.into(), payload: payload.into(), ..Retain::default() };
-        RetainReply::decode(self.run(node(1, 1), Command::Retain(retain))).unwrap().result()
+        let retain = Retain {
+            topic: topic.into(),
+            payload: payload.into(),
+            ..Retain::default()
+        };
+        RetainReply::decode(self.run(node(1, 1), Command::Retain(retain)))
+            .unwrap()
+            .result()
     }
 
     fn nodes(&self, topic: &str) -> Vec<u64> {
-        self.state.routes().destinations(topic).nodes.iter().map(|n| n.node.0).collect()
+        self.state
+            .routes()
+            .destinations(topic)
+            .nodes
+            .iter()
+            .map(|n| n.node.0)
+            .collect()
     }
 }
 
 fn up(name: &str) -> Command {
-    Command::Up(Up { name: name.into(), advertise: format!("{name}:7883") })
+    Command::Up(Up {
+        name: name.into(),
+        advertise: format!("{name}:7883"),
+    })
 }
 
 fn route(filter: &'static str, present: bool) -> Command {
-    Command::SetRoute(SetRoute { filter: filter.into(), present })
+    Command::SetRoute(SetRoute {
+        filter: filter.into(),
+        present,
+    })
 }
 
 fn share(group: &'static str, filter: &'static str, members: u32) -> Command {
-    Command::SetShare(SetShare { group: group.into(), filter: filter.into(), members })
+    Command::SetShare(SetShare {
+        group: group.into(),
+        filter: filter.into(),
+        members,
+    })
 }
 
 fn down(node: NodeRef) -> Command {
-    Command::Down(Down { node_id: node.node.0, incarnation: node.incarnation })
+    Command::Down(Down {
+        node_id: node.node.0,
+        incarnation: node.incarnation,
+    })
 }
 
 #[test]
@@ -128,7 +201,11 @@ fn a_down_node_may_propose_only_as_a_newer_incarnation() {
     let (reply, _) = rig.batch(node(2, 1), 2, vec![route("a", true)]);
     assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)));
     let (reply, _) = rig.batch(node(2, 2), 1, vec![route("a", true)]);
-    assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)), "it has to begin with Up");
+    assert_eq!(
+        reply.result,
+        Some(batch_reply::Result::Stale(true)),
+        "it has to begin with Up"
+    );
     rig.run(node(2, 2), up("n2"));
     rig.run(node(2, 2), route("a", true));
     assert_eq!(rig.nodes("a"), [2]);
@@ -141,7 +218,10 @@ fn up_does_to_the_older_incarnation_what_down_does() {
     rig.run(node(2, 2), up("n2"));
     assert!(rig.nodes("a").is_empty());
     rig.run(node(1, 1), down(node(2, 1)));
-    assert!(rig.state.is_up(node(2, 2)), "a Down of an older incarnation is late");
+    assert!(
+        rig.state.is_up(node(2, 2)),
+        "a Down of an older incarnation is late"
+    );
 }
 
 #[test]
@@ -151,31 +231,58 @@ fn an_incarnation_that_does_not_rise_is_refused() {
     let (reply, _) = rig.batch(node(2, 4), 1, vec![up("n2")]);
     assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)));
     let mut fresh = Rig::new();
-    fresh.state.restore(flotte_proto::MetaRecord {
-        record: Some(flotte_proto::meta_record::Record::Member(Member { node_id: 9, incarnation: 7, ..Member::default() })),
-    }).unwrap();
+    fresh
+        .state
+        .restore(flotte_proto::MetaRecord {
+            record: Some(flotte_proto::meta_record::Record::Member(Member {
+                node_id: 9,
+                incarnation: 7,
+                ..Member::default()
+            })),
+        })
+        .unwrap();
     let (reply, _) = fresh.batch(node(9, 7), 1, vec![up("n9")]);
-    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))), "{reply:?}");
+    assert!(
+        matches!(reply.result, Some(batch_reply::Result::Refused(_))),
+        "{reply:?}"
+    );
 }
 
 #[test]
 fn a_stranger_is_refused() {
     let mut rig = Rig::new();
     let (reply, _) = rig.batch(node(8, 1), 1, vec![up("n8")]);
-    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))));
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Refused(_))
+    ));
 }
 
 #[test]
 fn a_name_that_comes_back_with_another_id_replaces_the_old() {
     let mut rig = Rig::new();
     rig.run(node(3, 1), route("a", true));
-    rig.run(node(1, 1), Command::Join(Join { node_id: 33, name: "n3".into(), advertise: "x:1".into() }));
+    rig.run(
+        node(1, 1),
+        Command::Join(Join {
+            node_id: 33,
+            name: "n3".into(),
+            advertise: "x:1".into(),
+        }),
+    );
     assert!(rig.nodes("a").is_empty());
     rig.run(node(33, 1), up("n3"));
     assert!(rig.state.is_up(node(33, 1)));
     let (reply, _) = rig.batch(node(3, 2), 1, vec![up("n3")]);
-    assert!(matches!(reply.result, Some(batch_reply::Result::Refused(_))));
-    let again = Command::Join(Join { node_id: 3, name: "n3".into(), advertise: "x:1".into() });
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Refused(_))
+    ));
+    let again = Command::Join(Join {
+        node_id: 3,
+        name: "n3".into(),
+        advertise: "x:1".into(),
+    });
     assert!(!rig.run(node(1, 1), again).is_empty(), "for ever");
     assert!(!rig.state.members().contains_key(&NodeId(3)));
 }
@@ -201,7 +308,10 @@ fn retained_is_replaced_deleted_and_limited() {
     assert_eq!(rig.retain("a", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("a", "22"), retain_reply::Result::Stored);
     let name = TopicName::try_from("a").unwrap();
-    assert_eq!(rig.state.retained().get(&name).unwrap().retain.payload, "22");
+    assert_eq!(
+        rig.state.retained().get(&name).unwrap().retain.payload,
+        "22"
+    );
     assert_eq!(rig.state.retained_bytes(), 3);
     assert_eq!(rig.retain("b", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("c", "1"), retain_reply::Result::Stored);
@@ -226,7 +336,20 @@ fn effects_name_the_filters_that_changed() {
 fn a_command_from_the_future_is_an_error() {
     let mut rig = Rig::new();
     let commands = vec![Bytes::from_static(&[0xFA, 0x3E, 0x00])];
-    let batch = Batch { node_id: 1, incarnation: 1, sequence: 2, commands };
-    let entry = GroupEntry { time_ms: 0, batches: vec![batch] }.encode_to_vec();
-    assert!(rig.state.apply(99, &entry, &mut Effects::default()).is_err());
+    let batch = Batch {
+        node_id: 1,
+        incarnation: 1,
+        sequence: 2,
+        commands,
+    };
+    let entry = GroupEntry {
+        time_ms: 0,
+        batches: vec![batch],
+    }
+    .encode_to_vec();
+    assert!(
+        rig.state
+            .apply(99, &entry, &mut Effects::default())
+            .is_err()
+    );
 }

@@ -29,8 +29,8 @@ use flotte_proto::envelope::Body;
 use flotte_proto::{Hello, ProbeRequest, ProbeResponse};
 use futures::future::BoxFuture;
 
-pub use calls::Answer;
 pub use crate::id::NodeId;
+pub use calls::Answer;
 pub use identity::{Claims, Identity, PROTOCOL, PeerIdentity, check};
 pub use link::{InboundLink, OutboundLink};
 pub use network::{Bound, Network};

@@ -391,6 +391,7 @@ async fn links_carry_frames_and_acknowledgements() {
                 sequence,
                 ..Forward::default()
             }],
+            to_incarnation: 0,
         };
         link.frames.send(frame).await.unwrap();
         assert_eq!(
@@ -446,10 +447,7 @@ async fn large_messages_pass_and_oversize_ones_fail_alone() {
             client: vec![0; size].into(),
             ..Default::default()
         };
-        Body::KickRequest(KickRequest {
-            kick: Some(kick),
-            session: false,
-        })
+        Body::KickRequest(KickRequest { kick: Some(kick) })
     };
     assert!(a.network.call(b.id, kick(7 << 20), LIMIT).await.is_ok());
     match a.network.call(b.id, kick(9 << 20), LIMIT).await {

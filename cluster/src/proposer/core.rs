@@ -57,7 +57,12 @@ struct Flight<T> {
 impl<T> Core<T> {
     /// A proposer that has proposed nothing yet.
     pub fn new(node: NodeRef) -> Self {
-        Core { node, queue: VecDeque::new(), under_way: VecDeque::new(), next_sequence: 1 }
+        Core {
+            node,
+            queue: VecDeque::new(),
+            under_way: VecDeque::new(),
+            next_sequence: 1,
+        }
     }
 
     /// Takes a command; order is kept.
@@ -68,7 +73,9 @@ impl<T> Core<T> {
     /// Takes the answer to a batch.
     pub fn handle_reply(&mut self, sequence: u64, reply: BatchReply) -> Outcome<T> {
         match reply.result {
-            Some(batch_reply::Result::Replies(replies)) => self.applied(sequence, reply.index, replies.replies),
+            Some(batch_reply::Result::Replies(replies)) => {
+                self.applied(sequence, reply.index, replies.replies)
+            }
             Some(batch_reply::Result::Gap(last)) => {
                 self.resend_after(last);
                 Outcome::Nothing
@@ -104,20 +111,34 @@ impl<T> Core<T> {
 
     /// Commands that are not answered yet.
     pub fn pending(&self) -> usize {
-        self.queue.len() + self.under_way.iter().map(|flight| flight.tickets.len()).sum::<usize>()
+        self.queue.len()
+            + self
+                .under_way
+                .iter()
+                .map(|flight| flight.tickets.len())
+                .sum::<usize>()
     }
 
     /// The window is a distance between sequences: the reply of the oldest that is under way must still be stored.
     fn is_window_full(&self) -> bool {
-        let oldest = self.under_way.front().map_or(self.next_sequence, |flight| flight.sequence);
+        let oldest = self
+            .under_way
+            .front()
+            .map_or(self.next_sequence, |flight| flight.sequence);
         self.next_sequence - oldest >= WINDOW as u64
     }
 
     fn gather(&mut self) -> Flight<T> {
-        let mut flight = Flight { sequence: self.next_sequence, commands: Vec::new(), tickets: Vec::new(), sent: true };
+        let mut flight = Flight {
+            sequence: self.next_sequence,
+            commands: Vec::new(),
+            tickets: Vec::new(),
+            sent: true,
+        };
         let mut bytes = 0;
         while let Some(next) = self.queue.front() {
-            let full = flight.commands.len() >= BATCH_COMMANDS_MAX || bytes + next.command.len() > BATCH_BYTES_MAX;
+            let full = flight.commands.len() >= BATCH_COMMANDS_MAX
+                || bytes + next.command.len() > BATCH_BYTES_MAX;
             if full && !flight.commands.is_empty() {
                 break;
             }
@@ -132,16 +153,30 @@ impl<T> Core<T> {
     }
 
     fn applied(&mut self, sequence: u64, index: u64, replies: Vec<Bytes>) -> Outcome<T> {
-        let Some(at) = self.under_way.iter().position(|flight| flight.sequence == sequence) else {
+        let Some(at) = self
+            .under_way
+            .iter()
+            .position(|flight| flight.sequence == sequence)
+        else {
             return Outcome::Nothing;
         };
-        let Some(flight) = self.under_way.remove(at) else { return Outcome::Nothing };
-        debug_assert_eq!(flight.tickets.len(), replies.len(), "one reply for each command");
+        let Some(flight) = self.under_way.remove(at) else {
+            return Outcome::Nothing;
+        };
+        debug_assert_eq!(
+            flight.tickets.len(),
+            replies.len(),
+            "one reply for each command"
+        );
         Outcome::Applied(index, flight.tickets.into_iter().zip(replies).collect())
     }
 
     fn resend_after(&mut self, last: u64) {
-        for flight in self.under_way.iter_mut().filter(|flight| flight.sequence > last) {
+        for flight in self
+            .under_way
+            .iter_mut()
+            .filter(|flight| flight.sequence > last)
+        {
             flight.sent = false;
         }
     }
@@ -149,7 +184,12 @@ impl<T> Core<T> {
 
 fn batch<T>(node: NodeRef, flight: &Flight<T>) -> Batch {
     let commands = flight.commands.clone();
-    Batch { node_id: node.node.0, incarnation: node.incarnation, sequence: flight.sequence, commands }
+    Batch {
+        node_id: node.node.0,
+        incarnation: node.incarnation,
+        sequence: flight.sequence,
+        commands,
+    }
 }
 
 #[cfg(test)]
@@ -162,16 +202,27 @@ mod tests {
     use crate::ledger::{Admission, Ledger};
 
     fn core() -> Core<u32> {
-        Core::new(NodeRef { node: NodeId(1), incarnation: 1 })
+        Core::new(NodeRef {
+            node: NodeId(1),
+            incarnation: 1,
+        })
     }
 
     fn push(core: &mut Core<u32>, ticket: u32) {
-        core.push(Waiting { command: Bytes::from(ticket.to_string()), ticket });
+        core.push(Waiting {
+            command: Bytes::from(ticket.to_string()),
+            ticket,
+        });
     }
 
     fn applied(batch: &Batch) -> BatchReply {
-        let replies = Replies { replies: batch.commands.clone() };
-        BatchReply { index: 9, result: Some(batch_reply::Result::Replies(replies)) }
+        let replies = Replies {
+            replies: batch.commands.clone(),
+        };
+        BatchReply {
+            index: 9,
+            result: Some(batch_reply::Result::Replies(replies)),
+        }
     }
 
     #[test]
@@ -182,9 +233,15 @@ mod tests {
         push(&mut core, 2);
         push(&mut core, 3);
         let second = core.poll_send().unwrap();
-        assert_eq!((first.sequence, second.sequence, second.commands.len()), (1, 2, 2));
+        assert_eq!(
+            (first.sequence, second.sequence, second.commands.len()),
+            (1, 2, 2)
+        );
         let outcome = core.handle_reply(2, applied(&second));
-        assert_eq!(outcome, Outcome::Applied(9, vec![(2, Bytes::from("2")), (3, Bytes::from("3"))]));
+        assert_eq!(
+            outcome,
+            Outcome::Applied(9, vec![(2, Bytes::from("2")), (3, Bytes::from("3"))])
+        );
     }
 
     #[test]
@@ -194,8 +251,16 @@ mod tests {
             push(&mut core, ticket);
             core.poll_send().unwrap();
         }
-        core.handle_reply(3, BatchReply { index: 0, result: Some(batch_reply::Result::Gap(1)) });
-        let again: Vec<u64> = std::iter::from_fn(|| core.poll_send()).map(|b| b.sequence).collect();
+        core.handle_reply(
+            3,
+            BatchReply {
+                index: 0,
+                result: Some(batch_reply::Result::Gap(1)),
+            },
+        );
+        let again: Vec<u64> = std::iter::from_fn(|| core.poll_send())
+            .map(|b| b.sequence)
+            .collect();
         assert_eq!(again, [2, 3]);
     }
 
@@ -219,7 +284,10 @@ mod tests {
         assert_eq!(core.poll_send().unwrap().commands.len(), BATCH_COMMANDS_MAX);
         let mut core = super::tests::core();
         for ticket in 0..3 {
-            core.push(Waiting { command: Bytes::from(vec![0; BATCH_BYTES_MAX - 1]), ticket });
+            core.push(Waiting {
+                command: Bytes::from(vec![0; BATCH_BYTES_MAX - 1]),
+                ticket,
+            });
         }
         assert_eq!(core.poll_send().unwrap().commands.len(), 1);
     }

@@ -44,7 +44,12 @@ impl Proposer {
     /// Starts the task; it ends with `shutdown`, and whoever still waits is told [`Refused::NotServing`].
     pub fn start(node: NodeRef, route: Arc<dyn Route>, shutdown: CancellationToken) -> Proposer {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let service = Service { core: Core::new(node), waiting, route, calls: FuturesUnordered::new() };
+        let service = Service {
+            core: Core::new(node),
+            waiting,
+            route,
+            calls: FuturesUnordered::new(),
+        };
         tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
         Proposer { queue }
     }
@@ -54,7 +59,9 @@ impl Proposer {
         let (ticket, reply) = oneshot::channel();
         match self.queue.try_send(Waiting { command, ticket }) {
             Ok(()) => Box::pin(async move { reply.await.map_err(|_| Refused::NotServing) }),
-            Err(mpsc::error::TrySendError::Closed(_)) => Box::pin(async { Err(Refused::NotServing) }),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Box::pin(async { Err(Refused::NotServing) })
+            }
             Err(mpsc::error::TrySendError::Full(waiting)) => {
                 let queue = self.queue.clone();
                 Box::pin(async move {
@@ -109,7 +116,8 @@ impl Service {
         while let Some(batch) = self.core.poll_send() {
             let sequence = batch.sequence;
             let call = self.route.send(batch);
-            self.calls.push(Box::pin(async move { (sequence, call.await) }));
+            self.calls
+                .push(Box::pin(async move { (sequence, call.await) }));
         }
     }
 
@@ -172,14 +180,30 @@ mod tests {
             let reply = match ledger.admit(NodeId(1), 1, batch.sequence) {
                 Admission::Take => {
                     self.log.lock().extend(batch.commands.iter().cloned());
-                    let result = batch_reply::Result::Replies(Replies { replies: batch.commands });
-                    let reply = BatchReply { index: call, result: Some(result) };
-                    ledger.record(NodeId(1), 1, batch.sequence, prost::Message::encode_to_vec(&reply).into());
+                    let result = batch_reply::Result::Replies(Replies {
+                        replies: batch.commands,
+                    });
+                    let reply = BatchReply {
+                        index: call,
+                        result: Some(result),
+                    };
+                    ledger.record(
+                        NodeId(1),
+                        1,
+                        batch.sequence,
+                        prost::Message::encode_to_vec(&reply).into(),
+                    );
                     reply
                 }
                 Admission::Repeat(reply) => prost::Message::decode(reply).unwrap(),
-                Admission::Gap(last) => BatchReply { index: 0, result: Some(batch_reply::Result::Gap(last)) },
-                Admission::Stale => BatchReply { index: 0, result: Some(batch_reply::Result::Stale(true)) },
+                Admission::Gap(last) => BatchReply {
+                    index: 0,
+                    result: Some(batch_reply::Result::Gap(last)),
+                },
+                Admission::Stale => BatchReply {
+                    index: 0,
+                    result: Some(batch_reply::Result::Stale(true)),
+                },
             };
             Box::pin(async move { (call % 5 != 4).then_some(reply) })
         }
@@ -190,8 +214,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn commands_survive_a_flaky_leader_once_and_in_order() {
         let log = Arc::new(Mutex::new(Vec::new()));
-        let route = Flaky { log: Arc::clone(&log), ..Flaky::default() };
-        let node = NodeRef { node: NodeId(1), incarnation: 1 };
+        let route = Flaky {
+            log: Arc::clone(&log),
+            ..Flaky::default()
+        };
+        let node = NodeRef {
+            node: NodeId(1),
+            incarnation: 1,
+        };
         let proposer = Proposer::start(node, Arc::new(route), CancellationToken::new());
         let commands: Vec<Bytes> = (0..500_u32).map(|n| Bytes::from(n.to_string())).collect();
         let mut replies = Vec::new();
@@ -199,7 +229,11 @@ mod tests {
             replies.push(proposer.propose(command.clone()));
             tokio::task::yield_now().await;
         }
-        for (reply, command) in futures::future::join_all(replies).await.into_iter().zip(&commands) {
+        for (reply, command) in futures::future::join_all(replies)
+            .await
+            .into_iter()
+            .zip(&commands)
+        {
             assert_eq!(&reply.unwrap().1, command);
         }
         assert_eq!(*log.lock(), commands);
@@ -215,11 +249,17 @@ mod tests {
             fn ended(&self, _: Option<String>) {}
         }
         let shutdown = CancellationToken::new();
-        let node = NodeRef { node: NodeId(1), incarnation: 1 };
+        let node = NodeRef {
+            node: NodeId(1),
+            incarnation: 1,
+        };
         let proposer = Proposer::start(node, Arc::new(Silent), shutdown.clone());
         let reply = proposer.propose(Bytes::from_static(b"x"));
         shutdown.cancel();
         assert_eq!(reply.await, Err(Refused::NotServing));
-        assert_eq!(proposer.propose(Bytes::new()).await, Err(Refused::NotServing));
+        assert_eq!(
+            proposer.propose(Bytes::new()).await,
+            Err(Refused::NotServing)
+        );
     }
 }

@@ -41,7 +41,15 @@ impl Barriers {
         let (waits, waiting) = mpsc::channel(QUEUE);
         let membership = meta.membership();
         let core = Barrier::new(me);
-        let service = Service { core, meta, network, lowest, membership, waiting, asks: FuturesUnordered::new() };
+        let service = Service {
+            core,
+            meta,
+            network,
+            lowest,
+            membership,
+            waiting,
+            asks: FuturesUnordered::new(),
+        };
         tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
         Barriers { waits }
     }
@@ -50,7 +58,10 @@ impl Barriers {
     pub async fn wait(&self, index: u64) -> Result<(), Refused> {
         let began = Instant::now();
         let (ticket, passed) = oneshot::channel();
-        self.waits.send((index, ticket)).await.map_err(|_| Refused::NotServing)?;
+        self.waits
+            .send((index, ticket))
+            .await
+            .map_err(|_| Refused::NotServing)?;
         passed.await.map_err(|_| Refused::NotServing)?;
         histogram!("flotte_barrier_seconds").record(began.elapsed());
         Ok(())
@@ -72,7 +83,8 @@ impl Service {
         self.take_members();
         loop {
             for (node, index) in self.core.poll_asks() {
-                self.asks.push(Box::pin(ask(self.network.clone(), node, index)));
+                self.asks
+                    .push(Box::pin(ask(self.network.clone(), node, index)));
             }
             for ticket in self.core.poll_passed() {
                 let _ = ticket.send(());
@@ -102,7 +114,17 @@ impl Service {
     fn take_members(&mut self) {
         let meta = self.meta.read();
         let up = meta.members().iter().filter(|(_, member)| member.up);
-        let up: Vec<_> = up.map(|(id, m)| (NodeRef { node: *id, incarnation: m.incarnation }, m.since_index)).collect();
+        let up: Vec<_> = up
+            .map(|(id, m)| {
+                (
+                    NodeRef {
+                        node: *id,
+                        incarnation: m.incarnation,
+                    },
+                    m.since_index,
+                )
+            })
+            .collect();
         drop(meta);
         self.core.handle_members(&up);
     }
@@ -111,7 +133,9 @@ impl Service {
 async fn ask(network: Network, node: NodeRef, index: u64) -> (NodeRef, Option<u64>) {
     let request = envelope::Body::AppliedRequest(AppliedRequest { index });
     match network.call(node.node, request, ASK_TIMEOUT).await {
-        Ok(envelope::Body::AppliedResponse(response)) if response.index >= index => (node, Some(response.index)),
+        Ok(envelope::Body::AppliedResponse(response)) if response.index >= index => {
+            (node, Some(response.index))
+        }
         _ => {
             tokio::time::sleep(RETRY).await;
             (node, None)

@@ -30,7 +30,10 @@ impl Node {
             self.take_addresses(members.values());
             let mine: Vec<GroupId> = {
                 let meta = self.meta.read();
-                let placed = meta.placement().iter().filter(|(_, members)| members.contains(&self.id));
+                let placed = meta
+                    .placement()
+                    .iter()
+                    .filter(|(_, members)| members.contains(&self.id));
                 placed.map(|(group, _)| *group).collect()
             };
             for group in mine {
@@ -41,7 +44,10 @@ impl Node {
                     return self.die(format!("{group}: {why}"));
                 }
             }
-            let changed = self.shutdown.run_until_cancelled(membership.changed()).await;
+            let changed = self
+                .shutdown
+                .run_until_cancelled(membership.changed())
+                .await;
             if !matches!(changed, Some(Ok(()))) {
                 return;
             }
@@ -59,7 +65,9 @@ impl Node {
                 let ids = meta.placement().get(&id).cloned().unwrap_or_default();
                 let info = |node: NodeId| {
                     let member = meta.members().get(&node);
-                    let (name, advertise) = member.map(|m| (m.name.clone(), m.advertise.clone())).unwrap_or_default();
+                    let (name, advertise) = member
+                        .map(|m| (m.name.clone(), m.advertise.clone()))
+                        .unwrap_or_default();
                     (node, NodeInfo { name, advertise })
                 };
                 ids.into_iter().map(info).collect()
@@ -71,7 +79,14 @@ impl Node {
             }
         }
         let leader = Leader::start(group.clone(), self.shutdown.clone());
-        self.groups.write().insert(id, Replica { group, machine, leader });
+        self.groups.write().insert(
+            id,
+            Replica {
+                group,
+                machine,
+                leader,
+            },
+        );
         // Whoever watches for new groups looks again.
         self.meta.touch_membership();
         Ok(())
@@ -103,9 +118,14 @@ impl Node {
             return;
         }
         warn!(%node, "no sign of it: declared down");
-        let down = Down { node_id: node.node.0, incarnation: node.incarnation };
+        let down = Down {
+            node_id: node.node.0,
+            incarnation: node.incarnation,
+        };
         // The proposer repeats it until it is committed or this start of the node ends.
-        drop(tokio::spawn(life.propose_meta(meta_command::Command::Down(down))));
+        drop(tokio::spawn(
+            life.propose_meta(meta_command::Command::Down(down)),
+        ));
     }
 
     async fn care(&self) {
@@ -122,7 +142,10 @@ impl Node {
         };
         for (id, member) in &members {
             if !status.voters.contains(id) && !status.learners.contains(id) {
-                let info = NodeInfo { name: member.name.clone(), advertise: member.advertise.clone() };
+                let info = NodeInfo {
+                    name: member.name.clone(),
+                    advertise: member.advertise.clone(),
+                };
                 info!(node = %id, name = %member.name, "takes part in the meta group as a learner");
                 if let Err(e) = self.meta_group.add_learner(*id, info).await {
                     info!(node = %id, error = %e, "not added yet");
@@ -131,7 +154,10 @@ impl Node {
             }
         }
         let wanted = voter_count(members.len(), settings.voters.max(1));
-        let ready = status.learners.iter().find(|id| members.get(id).is_some_and(|member| member.up));
+        let ready = status
+            .learners
+            .iter()
+            .find(|id| members.get(id).is_some_and(|member| member.up));
         if let (true, Some(id)) = (status.voters.len() < wanted && wanted % 2 == 1, ready) {
             let voters: BTreeSet<NodeId> = status.voters.iter().copied().chain([*id]).collect();
             info!(node = %id, "becomes a voter of the meta group");

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use flotte_proto::{
-    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, Member, ProbeRequest, ProbeResponse,
-    ProposeRequest, ProposeResponse, RaftRequest, ReadIndexRequest, ReadIndexResponse, RenewRequest, RenewResponse, envelope,
-    probe_request, propose_response, read_index_response, renew_response,
+    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, Member,
+    ProbeRequest, ProbeResponse, ProposeRequest, ProposeResponse, RaftRequest, ReadIndexRequest,
+    ReadIndexResponse, RenewRequest, RenewResponse, envelope, probe_request, propose_response,
+    read_index_response, renew_response,
 };
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -36,13 +37,21 @@ fn error(what: impl Into<String>) -> envelope::Body {
 
 impl Handler for Inbound {
     fn accept(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
-        let Some(node) = self.node.get() else { return Err("starting".into()) };
+        let Some(node) = self.node.get() else {
+            return Err("starting".into());
+        };
         node.accept(hello)
     }
 
-    fn handle(&self, from: &PeerIdentity, request: envelope::Body) -> BoxFuture<'static, envelope::Body> {
+    fn handle(
+        &self,
+        from: &PeerIdentity,
+        request: envelope::Body,
+    ) -> BoxFuture<'static, envelope::Body> {
         use envelope::Body as B;
-        let Some(node) = self.node.get().cloned() else { return Box::pin(async { error("starting") }) };
+        let Some(node) = self.node.get().cloned() else {
+            return Box::pin(async { error("starting") });
+        };
         match request {
             // These do in order what they do before they return.
             B::RaftRequest(request) => raft(&node, from.node_id, request),
@@ -59,12 +68,16 @@ impl Handler for Inbound {
     }
 
     fn link(&self, from: PeerIdentity, link: InboundLink) -> BoxFuture<'static, ()> {
-        let Some(node) = self.node.get().cloned() else { return Box::pin(async {}) };
+        let Some(node) = self.node.get().cloned() else {
+            return Box::pin(async {});
+        };
         Box::pin(receive(node, from, link))
     }
 
     fn probe(&self, request: ProbeRequest) -> BoxFuture<'static, ProbeResponse> {
-        let Some(node) = self.node.get().cloned() else { return Box::pin(async { ProbeResponse::default() }) };
+        let Some(node) = self.node.get().cloned() else {
+            return Box::pin(async { ProbeResponse::default() });
+        };
         Box::pin(async move { node.answer_probe(request).await })
     }
 }
@@ -75,7 +88,11 @@ fn raft(node: &Node, from: NodeId, request: RaftRequest) -> BoxFuture<'static, e
         let response = node.meta_group.handle(from, request);
         return Box::pin(async move { envelope::Body::RaftResponse(response.await) });
     }
-    let replica = node.groups.read().get(&id).map(|replica| replica.group.clone());
+    let replica = node
+        .groups
+        .read()
+        .get(&id)
+        .map(|replica| replica.group.clone());
     match replica {
         Some(group) => {
             let response = group.handle(from, request);
@@ -86,37 +103,63 @@ fn raft(node: &Node, from: NodeId, request: RaftRequest) -> BoxFuture<'static, e
 }
 
 fn propose(node: &Node, request: ProposeRequest) -> BoxFuture<'static, envelope::Body> {
-    let Some(batch) = request.batch else { return Box::pin(async { error("a proposal without a batch") }) };
+    let Some(batch) = request.batch else {
+        return Box::pin(async { error("a proposal without a batch") });
+    };
     let (leader, here) = node.leader_of(GroupId(request.group));
     let response = match here {
         Some(here) => here.propose(batch),
         None => {
             let result = propose_response::Result::NotLeader(leader.map_or(0, |leader| leader.0));
-            Box::pin(async move { Some(ProposeResponse { result: Some(result) }) })
+            Box::pin(async move {
+                Some(ProposeResponse {
+                    result: Some(result),
+                })
+            })
         }
     };
-    Box::pin(async move { response.await.map_or_else(|| error("no answer can come"), envelope::Body::ProposeResponse) })
+    Box::pin(async move {
+        response.await.map_or_else(
+            || error("no answer can come"),
+            envelope::Body::ProposeResponse,
+        )
+    })
 }
 
 async fn renew(node: Arc<Node>, request: RenewRequest) -> envelope::Body {
-    let not_leader = RenewResponse { result: Some(renew_response::Result::NotLeader(0)) };
+    let not_leader = RenewResponse {
+        result: Some(renew_response::Result::NotLeader(0)),
+    };
     envelope::Body::RenewResponse(node.leases.renew(request).await.unwrap_or(not_leader))
 }
 
 async fn applied(node: Arc<Node>, request: AppliedRequest) -> envelope::Body {
     node.meta_applied(request.index).await;
-    envelope::Body::AppliedResponse(AppliedResponse { index: node.meta_group.applied() })
+    envelope::Body::AppliedResponse(AppliedResponse {
+        index: node.meta_group.applied(),
+    })
 }
 
 async fn kick(node: Arc<Node>, request: KickRequest) -> envelope::Body {
-    let Some(kick) = request.kick else { return error("a kick without its order") };
-    let current = node.life().is_some_and(|life| life.me.incarnation == kick.incarnation);
+    let Some(kick) = request.kick else {
+        return error("a kick without its order");
+    };
+    let current = node
+        .life()
+        .is_some_and(|life| life.me.incarnation == kick.incarnation);
     if current {
         let (done, closed) = oneshot::channel();
-        let order = Kick { client: kick.client, epoch: kick.epoch, session: kick.session };
-        node.local.kick(order, Box::new(move || {
-            let _ = done.send(());
-        }));
+        let order = Kick {
+            client: kick.client,
+            epoch: kick.epoch,
+            session: kick.session,
+        };
+        node.local.kick(
+            order,
+            Box::new(move || {
+                let _ = done.send(());
+            }),
+        );
         let _ = closed.await;
     }
     envelope::Body::KickResponse(KickResponse {})
@@ -129,27 +172,42 @@ async fn read_index(node: Arc<Node>, request: ReadIndexRequest) -> envelope::Bod
     let leader = node.meta_group.status().leader;
     let result = match node.meta_group.read_index().await {
         Ok(index) => read_index_response::Result::Index(index),
-        Err(_) => read_index_response::Result::NotLeader(leader.filter(|l| *l != node.id).map_or(0, |l| l.0)),
+        Err(_) => read_index_response::Result::NotLeader(
+            leader.filter(|l| *l != node.id).map_or(0, |l| l.0),
+        ),
     };
-    envelope::Body::ReadIndexResponse(ReadIndexResponse { result: Some(result) })
+    envelope::Body::ReadIndexResponse(ReadIndexResponse {
+        result: Some(result),
+    })
 }
 
 /// Receives publishes of one node until the stream ends.
 async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
-    let refuse = |why: String| LinkReply { refused: why, ..LinkReply::default() };
-    let Ok(Some(first)) = link.frames.next().await else { return };
+    let refuse = |why: String| LinkReply {
+        refused: why,
+        ..LinkReply::default()
+    };
+    let Ok(Some(first)) = link.frames.next().await else {
+        return;
+    };
     let Some(life) = node.life() else {
         let _ = link.replies.send(refuse("not up".into())).await;
         return;
     };
-    let sender = NodeRef { node: from.node_id, incarnation: from.incarnation };
+    let sender = NodeRef {
+        node: from.node_id,
+        incarnation: from.incarnation,
+    };
     if let Err(why) = judge_link(&node, &life, sender, first.to_incarnation) {
         info!(from = %sender, %why, "link refused");
         let _ = link.replies.send(refuse(why)).await;
         return;
     }
     let acked = life.receiver.lock().last(sender);
-    let first = LinkReply { acked, ..LinkReply::default() };
+    let first = LinkReply {
+        acked,
+        ..LinkReply::default()
+    };
     if link.replies.send(first).await.is_err() {
         return;
     }
@@ -157,7 +215,9 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
         if life.shutdown.is_cancelled() {
             return;
         }
-        let Some(reply) = deliver(&node, &life, sender, frame) else { return };
+        let Some(reply) = deliver(&node, &life, sender, frame) else {
+            return;
+        };
         if reply.acked > 0 && link.replies.send(reply).await.is_err() {
             return;
         }
@@ -166,13 +226,23 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
 
 fn judge_link(node: &Node, life: &Life, sender: NodeRef, to: u64) -> Result<(), String> {
     if to != life.me.incarnation {
-        return Err(format!("it is for incarnation {to}, this is {}", life.me.incarnation));
+        return Err(format!(
+            "it is for incarnation {to}, this is {}",
+            life.me.incarnation
+        ));
     }
     let meta = node.meta.read();
-    let Some(member) = meta.members().get(&sender.node) else { return Err(format!("{} is no member", sender.node)) };
+    let Some(member) = meta.members().get(&sender.node) else {
+        return Err(format!("{} is no member", sender.node));
+    };
     // A higher one than recorded: this replica has not applied its Up yet.
-    let stale = sender.incarnation < member.incarnation || (sender.incarnation == member.incarnation && !member.up);
-    if stale { Err(format!("{sender} is down or superseded")) } else { Ok(()) }
+    let stale = sender.incarnation < member.incarnation
+        || (sender.incarnation == member.incarnation && !member.up);
+    if stale {
+        Err(format!("{sender} is down or superseded"))
+    } else {
+        Ok(())
+    }
 }
 
 /// None = the stream has to be made anew.
@@ -218,22 +288,33 @@ impl Node {
         if grant.is_some_and(|holder| holder.0 == hello.cluster_id) {
             return self.adopt(hello.cluster_id).map_err(|e| e.to_string());
         }
-        Err(format!("node {} belongs to no cluster yet and granted nothing to cluster {:016x}", self.id, hello.cluster_id))
+        Err(format!(
+            "node {} belongs to no cluster yet and granted nothing to cluster {:016x}",
+            self.id, hello.cluster_id
+        ))
     }
 
     /// This node belongs to a cluster from now on.
     pub(super) fn adopt(&self, cluster_id: u64) -> Result<(), crate::store::StoreError> {
-        info!(cluster = format_args!("{cluster_id:016x}"), "belongs to a cluster now");
+        info!(
+            cluster = format_args!("{cluster_id:016x}"),
+            "belongs to a cluster now"
+        );
         self.store.set_cluster_id(cluster_id)?;
         self.identity.set_cluster_id(cluster_id);
         Ok(())
     }
 
     async fn answer_probe(&self, request: ProbeRequest) -> ProbeResponse {
-        let Some(hello) = &request.hello else { return ProbeResponse::default() };
+        let Some(hello) = &request.hello else {
+            return ProbeResponse::default();
+        };
         let refused = match request.ask() {
             probe_request::Ask::Nothing => String::new(),
-            probe_request::Ask::Grant => self.grant(hello.node_id, request.bootstrap_expect).err().unwrap_or_default(),
+            probe_request::Ask::Grant => self
+                .grant(hello.node_id, request.bootstrap_expect)
+                .err()
+                .unwrap_or_default(),
             probe_request::Ask::Release => self.release(hello.node_id).err().unwrap_or_default(),
             probe_request::Ask::Join => self.let_join(hello).await.err().unwrap_or_default(),
         };
@@ -279,12 +360,20 @@ impl Node {
             return Err("this node does not lead".into());
         }
         let life = self.life().ok_or("this node is not up")?;
-        let join = flotte_proto::Join { node_id: id.0, name: hello.name.clone(), advertise: hello.advertise.clone() };
-        let (_, reply) = life.propose_meta(flotte_proto::meta_command::Command::Join(join)).await.map_err(|e| e.to_string())?;
+        let join = flotte_proto::Join {
+            node_id: id.0,
+            name: hello.name.clone(),
+            advertise: hello.advertise.clone(),
+        };
+        let (_, reply) = life
+            .propose_meta(flotte_proto::meta_command::Command::Join(join))
+            .await
+            .map_err(|e| e.to_string())?;
         if reply.is_empty() {
             return Ok(());
         }
-        let refused: flotte_proto::RefusedReply = prost::Message::decode(reply).map_err(|e| e.to_string())?;
+        let refused: flotte_proto::RefusedReply =
+            prost::Message::decode(reply).map_err(|e| e.to_string())?;
         Err(refused.reason)
     }
 }

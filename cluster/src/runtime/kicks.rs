@@ -61,13 +61,26 @@ impl Kicks {
     ) -> Kicks {
         let (relay, relayed) = (Mutex::default(), Notify::new());
         let runtime = tokio::runtime::Handle::current();
-        Kicks { inner: Arc::new(Inner { me, network, meta, local, relay, relayed, runtime, shutdown }) }
+        Kicks {
+            inner: Arc::new(Inner {
+                me,
+                network,
+                meta,
+                local,
+                relay,
+                relayed,
+                runtime,
+                shutdown,
+            }),
+        }
     }
 
     /// Ends what a committed Open found: waits a while for the former connection, and for nothing else.
     pub async fn former(&self, group: GroupId, client: &Bytes, reply: &OpenReply) {
         if let Some(home) = reply.former_home {
-            let elsewhere = reply.former.is_none_or(|former| former.node_id != home.node_id);
+            let elsewhere = reply
+                .former
+                .is_none_or(|former| former.node_id != home.node_id);
             if elsewhere {
                 self.spawn(group, client, home, true);
             }
@@ -81,16 +94,28 @@ impl Kicks {
 
     /// Ends the session that a home still holds.
     pub fn end_session(&self, group: GroupId, client: &Bytes, home: NodeRef, epoch: u64) {
-        let home = Owner { node_id: home.node.0, incarnation: home.incarnation, epoch };
+        let home = Owner {
+            node_id: home.node.0,
+            incarnation: home.incarnation,
+            epoch,
+        };
         self.spawn(group, client, home, true);
     }
 
-    fn spawn(&self, group: GroupId, client: &Bytes, owner: Owner, session: bool) -> tokio::task::JoinHandle<()> {
+    fn spawn(
+        &self,
+        group: GroupId,
+        client: &Bytes,
+        owner: Owner,
+        session: bool,
+    ) -> tokio::task::JoinHandle<()> {
         let inner = Arc::clone(&self.inner);
         let client = client.clone();
         self.inner.runtime.spawn(async move {
             let shutdown = inner.shutdown.clone();
-            shutdown.run_until_cancelled(inner.kick(group, client, owner, session)).await;
+            shutdown
+                .run_until_cancelled(inner.kick(group, client, owner, session))
+                .await;
         })
     }
 
@@ -104,7 +129,11 @@ impl Kicks {
     pub(super) fn handle_lease(&self, kicks: Vec<WireKick>, kicked: Vec<WireKick>) {
         for kick in kicks {
             let inner = Arc::clone(&self.inner);
-            let order = Kick { client: kick.client.clone(), epoch: kick.epoch, session: kick.session };
+            let order = Kick {
+                client: kick.client.clone(),
+                epoch: kick.epoch,
+                session: kick.session,
+            };
             let done = move || {
                 let mut relay = inner.relay.lock();
                 if relay.done.len() < RELAYED_MAX {
@@ -114,7 +143,11 @@ impl Kicks {
             self.inner.local.kick(order, Box::new(done));
         }
         if !kicked.is_empty() {
-            self.inner.relay.lock().wanted.retain(|wanted| !kicked.contains(wanted));
+            self.inner
+                .relay
+                .lock()
+                .wanted
+                .retain(|wanted| !kicked.contains(wanted));
             self.inner.relayed.notify_waiters();
         }
     }
@@ -126,10 +159,17 @@ impl Inner {
         let node = node_ref(owner);
         if node == self.me {
             let (done, closed) = tokio::sync::oneshot::channel();
-            let order = Kick { client, epoch: owner.epoch, session };
-            self.local.kick(order, Box::new(move || {
-            let _ = done.send(());
-        }));
+            let order = Kick {
+                client,
+                epoch: owner.epoch,
+                session,
+            };
+            self.local.kick(
+                order,
+                Box::new(move || {
+                    let _ = done.send(());
+                }),
+            );
             let _ = closed.await;
             return;
         }
@@ -142,8 +182,12 @@ impl Inner {
             session,
         };
         while self.meta.read().is_up(node) {
-            let request = envelope::Body::KickRequest(KickRequest { kick: Some(kick.clone()) });
-            if let Ok(envelope::Body::KickResponse(_)) = self.network.call(node.node, request, CALL_TIMEOUT).await {
+            let request = envelope::Body::KickRequest(KickRequest {
+                kick: Some(kick.clone()),
+            });
+            if let Ok(envelope::Body::KickResponse(_)) =
+                self.network.call(node.node, request, CALL_TIMEOUT).await
+            {
                 break;
             }
             if self.relayed(&kick).await {

@@ -46,11 +46,25 @@ impl Leases {
     ) -> Leases {
         let (queue, renewals) = mpsc::channel(QUEUE);
         let t = u64::try_from(down_after.as_nanos()).unwrap_or(u64::MAX);
-        let timing = Timing { down_after_ns: t, stall_ns: t / 4 };
+        let timing = Timing {
+            down_after_ns: t,
+            stall_ns: t / 4,
+        };
         let membership = meta.membership();
         let core = Keeper::new(me, timing);
         let kicks = Relay::default();
-        let service = KeeperService { core, me, tick: down_after / 20, group, meta, membership, renewals, down, kicks, read: None };
+        let service = KeeperService {
+            core,
+            me,
+            tick: down_after / 20,
+            group,
+            meta,
+            membership,
+            renewals,
+            down,
+            kicks,
+            read: None,
+        };
         tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
         Leases { queue }
     }
@@ -86,14 +100,21 @@ impl Relay {
             }
         }
         for kick in request.kicks.drain(..) {
-            if !self.kicks.contains(&kick) && !self.kicked.contains(&kick) && self.kicks.len() < RELAY_MAX {
+            if !self.kicks.contains(&kick)
+                && !self.kicked.contains(&kick)
+                && self.kicks.len() < RELAY_MAX
+            {
                 self.kicks.push(kick);
             }
         }
     }
 
     fn for_node(&self, node: NodeId) -> Vec<Kick> {
-        self.kicks.iter().filter(|kick| kick.node_id == node.0).cloned().collect()
+        self.kicks
+            .iter()
+            .filter(|kick| kick.node_id == node.0)
+            .cloned()
+            .collect()
     }
 }
 
@@ -151,9 +172,16 @@ impl KeeperService {
 
     fn answer(&mut self) {
         for ((node, asked), answer) in self.core.poll_answers() {
-            let leader = self.group.status().leader.filter(|leader| *leader != self.me);
+            let leader = self
+                .group
+                .status()
+                .leader
+                .filter(|leader| *leader != self.me);
             let result = match answer {
-                Answer::Lease { read_index, lowest_applied } => renew_response::Result::Lease(flotte_proto::Lease {
+                Answer::Lease {
+                    read_index,
+                    lowest_applied,
+                } => renew_response::Result::Lease(flotte_proto::Lease {
                     read_index,
                     lowest_applied,
                     kicks: self.kicks.for_node(node),
@@ -162,12 +190,15 @@ impl KeeperService {
                 Answer::Down => renew_response::Result::Down(true),
                 Answer::NotLeader => renew_response::Result::NotLeader(leader.map_or(0, |id| id.0)),
             };
-            let _ = asked.send(RenewResponse { result: Some(result) });
+            let _ = asked.send(RenewResponse {
+                result: Some(result),
+            });
         }
     }
 
     fn take_members(&mut self) {
-        self.core.handle_members(&super::node::up_nodes(&self.meta), boot_ns());
+        self.core
+            .handle_members(&super::node::up_nodes(&self.meta), boot_ns());
     }
 }
 
@@ -237,7 +268,11 @@ impl RenewerTask {
         !self.node.meta().read().is_up(self.me)
     }
 
-    async fn renew(&self, hint: Option<NodeId>, timeout: Duration) -> (u64, Option<renew_response::Result>) {
+    async fn renew(
+        &self,
+        hint: Option<NodeId>,
+        timeout: Duration,
+    ) -> (u64, Option<renew_response::Result>) {
         let sent_ns = boot_ns();
         let group = self.node.meta_group();
         let (kicks, kicked) = self.kicks.for_renewal();
@@ -249,12 +284,22 @@ impl RenewerTask {
             kicks,
             kicked,
         };
-        let Some(leader) = group.status().leader.or(hint) else { return (sent_ns, None) };
+        let Some(leader) = group.status().leader.or(hint) else {
+            return (sent_ns, None);
+        };
         if leader == self.me.node {
             let answer = tokio::time::timeout(timeout, self.node.leases().renew(request)).await;
-            return (sent_ns, answer.ok().flatten().and_then(|response| response.result));
+            return (
+                sent_ns,
+                answer.ok().flatten().and_then(|response| response.result),
+            );
         }
-        match self.node.network().call(leader, envelope::Body::RenewRequest(request), timeout).await {
+        match self
+            .node
+            .network()
+            .call(leader, envelope::Body::RenewRequest(request), timeout)
+            .await
+        {
             Ok(envelope::Body::RenewResponse(response)) => (sent_ns, response.result),
             _ => (sent_ns, None),
         }

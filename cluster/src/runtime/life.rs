@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotte_proto::{
-    Batch, BatchReply, MetaCommand, ProposeRequest, SessionCommand, envelope, meta_command, propose_response,
-    session_command,
+    Batch, BatchReply, MetaCommand, ProposeRequest, SessionCommand, envelope, meta_command,
+    propose_response, session_command,
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -46,8 +46,18 @@ pub struct Life {
 }
 
 impl Life {
-    pub(crate) fn propose_meta(&self, command: meta_command::Command) -> BoxFuture<'static, Result<Reply, Refused>> {
-        self.propose(GroupId::META, MetaCommand { command: Some(command) }.encode_to_vec().into())
+    pub(crate) fn propose_meta(
+        &self,
+        command: meta_command::Command,
+    ) -> BoxFuture<'static, Result<Reply, Refused>> {
+        self.propose(
+            GroupId::META,
+            MetaCommand {
+                command: Some(command),
+            }
+            .encode_to_vec()
+            .into(),
+        )
     }
 
     pub(crate) fn propose_session(
@@ -55,10 +65,21 @@ impl Life {
         group: GroupId,
         command: session_command::Command,
     ) -> BoxFuture<'static, Result<Reply, Refused>> {
-        self.propose(group, SessionCommand { command: Some(command) }.encode_to_vec().into())
+        self.propose(
+            group,
+            SessionCommand {
+                command: Some(command),
+            }
+            .encode_to_vec()
+            .into(),
+        )
     }
 
-    fn propose(&self, group: GroupId, command: Bytes) -> BoxFuture<'static, Result<Reply, Refused>> {
+    fn propose(
+        &self,
+        group: GroupId,
+        command: Bytes,
+    ) -> BoxFuture<'static, Result<Reply, Refused>> {
         match self.proposers.get(&group) {
             Some(proposer) => proposer.propose(command),
             None => Box::pin(async { Err(Refused::NotServing) }),
@@ -85,15 +106,22 @@ impl Route for ToLeader {
     fn send(&self, batch: Batch) -> BoxFuture<'static, Option<BatchReply>> {
         let (known, leader) = self.node.leader_of(self.group);
         let hint = Arc::clone(&self.hint);
-        let target = known.or(*hint.lock()).or_else(|| self.node.any_replica_of(self.group));
-        let Some(target) = target else { return Box::pin(async { None }) };
+        let target = known
+            .or(*hint.lock())
+            .or_else(|| self.node.any_replica_of(self.group));
+        let Some(target) = target else {
+            return Box::pin(async { None });
+        };
         let response: BoxFuture<'static, _> = if target == self.node.id() {
             match leader {
                 Some(leader) => leader.propose(batch),
                 None => return Box::pin(async { None }),
             }
         } else {
-            let request = envelope::Body::ProposeRequest(ProposeRequest { group: self.group.0, batch: Some(batch) });
+            let request = envelope::Body::ProposeRequest(ProposeRequest {
+                group: self.group.0,
+                batch: Some(batch),
+            });
             let network = self.node.network().clone();
             Box::pin(async move {
                 match network.call(target, request, PROPOSE_TIMEOUT).await {
@@ -120,7 +148,8 @@ impl Route for ToLeader {
     fn ended(&self, refusal: Option<String>) {
         if let Some(why) = refusal {
             error!(group = %self.group, %why, "the cluster refuses this node");
-            self.node.die(format!("the cluster refuses this node: {why}"));
+            self.node
+                .die(format!("the cluster refuses this node: {why}"));
         }
         self.life.cancel();
     }

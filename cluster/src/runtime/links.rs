@@ -16,7 +16,10 @@ use crate::link::{LinkLimits, Placed, Pushed, Sender};
 use crate::net::{Network, OutboundLink};
 
 /// What a link holds before it pushes back.
-const LIMITS: LinkLimits = LinkLimits { messages: 100_000, bytes: 64 << 20 };
+const LIMITS: LinkLimits = LinkLimits {
+    messages: 100_000,
+    bytes: 64 << 20,
+};
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -43,11 +46,21 @@ struct Peer {
 
 impl Links {
     pub(super) fn new(network: Network, shutdown: CancellationToken) -> Self {
-        Links { network, peers: RwLock::default(), runtime: tokio::runtime::Handle::current(), shutdown }
+        Links {
+            network,
+            peers: RwLock::default(),
+            runtime: tokio::runtime::Handle::current(),
+            shutdown,
+        }
     }
 
     /// Hands a message to the link to one incarnation of a node; makes the link where there is none.
-    pub fn push(&self, to: NodeRef, message: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+    pub fn push(
+        &self,
+        to: NodeRef,
+        message: Forward,
+        waiter: Option<Arc<dyn Placement>>,
+    ) -> Pushed {
         let Some(peer) = self.peer(to) else {
             if let Some(waiter) = waiter {
                 waiter.placed(to, Placed::NodeGone);
@@ -72,7 +85,15 @@ impl Links {
 
     /// Resolves when the link has room, or is no more.
     pub async fn room(&self, to: NodeRef) {
-        let Some(peer) = self.peers.read().get(&to.node).filter(|peer| peer.node == to).cloned() else { return };
+        let Some(peer) = self
+            .peers
+            .read()
+            .get(&to.node)
+            .filter(|peer| peer.node == to)
+            .cloned()
+        else {
+            return;
+        };
         loop {
             let changed = peer.room.notified();
             if peer.ended.is_cancelled() || !peer.sender.lock().is_full() {
@@ -87,7 +108,9 @@ impl Links {
         let mut gone = Vec::new();
         self.peers.write().retain(|_, peer| {
             // One that is not Up in this replica yet has a higher incarnation than the one that is.
-            let keep = up.iter().any(|node| node.node == peer.node.node && node.incarnation <= peer.node.incarnation);
+            let keep = up.iter().any(|node| {
+                node.node == peer.node.node && node.incarnation <= peer.node.incarnation
+            });
             if !keep {
                 gone.push(Arc::clone(peer));
             }
@@ -104,7 +127,11 @@ impl Links {
 
     /// Messages that wait on each link, for metrics.
     pub fn queued(&self) -> Vec<(NodeId, usize)> {
-        self.peers.read().iter().map(|(node, peer)| (*node, peer.sender.lock().len())).collect()
+        self.peers
+            .read()
+            .iter()
+            .map(|(node, peer)| (*node, peer.sender.lock().len()))
+            .collect()
     }
 
     fn peer(&self, to: NodeRef) -> Option<Arc<Peer>> {
@@ -123,7 +150,10 @@ impl Links {
             return None;
         }
         let mut peers = self.peers.write();
-        if let Some(peer) = peers.get(&to.node).filter(|peer| peer.node.incarnation >= to.incarnation) {
+        if let Some(peer) = peers
+            .get(&to.node)
+            .filter(|peer| peer.node.incarnation >= to.incarnation)
+        {
             return (peer.node == to).then(|| Arc::clone(peer));
         }
         let peer = Arc::new(Peer {
@@ -139,7 +169,8 @@ impl Links {
             older.end();
         }
         let task = run(Arc::clone(&peer), self.network.clone());
-        self.runtime.spawn(task.instrument(info_span!("link", to = %to)));
+        self.runtime
+            .spawn(task.instrument(info_span!("link", to = %to)));
         Some(peer)
     }
 }
@@ -155,7 +186,10 @@ impl Peer {
     }
 
     fn settle(&self, reply: &LinkReply) {
-        let placed = self.sender.lock().handle_ack(reply.acked, &reply.not_placed);
+        let placed = self
+            .sender
+            .lock()
+            .handle_ack(reply.acked, &reply.not_placed);
         for (waiter, placed) in placed {
             waiter.placed(self.node, placed);
         }
@@ -188,9 +222,15 @@ async fn run(peer: Arc<Peer>, network: Network) {
 /// Sends and settles until the stream fails; says why it did.
 async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -> String {
     if stream.peer.incarnation != peer.node.incarnation {
-        return format!("the node is in its incarnation {} now", stream.peer.incarnation);
+        return format!(
+            "the node is in its incarnation {} now",
+            stream.peer.incarnation
+        );
     }
-    let first = LinkFrame { to_incarnation: peer.node.incarnation, ..LinkFrame::default() };
+    let first = LinkFrame {
+        to_incarnation: peer.node.incarnation,
+        ..LinkFrame::default()
+    };
     if stream.frames.send(first).await.is_err() {
         return "closed".into();
     }
@@ -201,7 +241,11 @@ async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -
         Err(status) => return status.message().to_owned(),
     }
     *pause = RETRY;
-    let OutboundLink { frames, mut replies, .. } = stream;
+    let OutboundLink {
+        frames,
+        mut replies,
+        ..
+    } = stream;
     loop {
         tokio::select! {
             reply = replies.message() => match reply {
@@ -219,12 +263,17 @@ async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -
 /// Waits for room in the stream, then for something to send, and sends one frame. Cancel safe: a frame is taken from the
 /// sender only when it is handed over.
 async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
-    let Ok(permit) = frames.reserve().await else { return false };
+    let Ok(permit) = frames.reserve().await else {
+        return false;
+    };
     loop {
         let changed = peer.work.notified();
         let messages = peer.sender.lock().poll_frame();
         if !messages.is_empty() {
-            permit.send(LinkFrame { messages, ..LinkFrame::default() });
+            permit.send(LinkFrame {
+                messages,
+                ..LinkFrame::default()
+            });
             return true;
         }
         changed.await;

@@ -44,7 +44,10 @@ impl Node {
                 Err(e) => return self.die(e.to_string()),
             };
             self.identity.set_incarnation(incarnation);
-            let me = NodeRef { node: self.id, incarnation };
+            let me = NodeRef {
+                node: self.id,
+                incarnation,
+            };
             let shutdown = self.shutdown.child_token();
             self.progress("coming up: waiting for a quorum of the meta group");
             match self.begin(me, shutdown.clone()).await {
@@ -56,15 +59,27 @@ impl Node {
     }
 
     /// Commits Up, applies it here, and makes all that names the incarnation.
-    async fn begin(self: &Arc<Self>, me: NodeRef, shutdown: CancellationToken) -> Result<(Arc<Life>, watch::Sender<u64>), Refused> {
+    async fn begin(
+        self: &Arc<Self>,
+        me: NodeRef,
+        shutdown: CancellationToken,
+    ) -> Result<(Arc<Life>, watch::Sender<u64>), Refused> {
         let meta_proposer = self.proposer(GroupId::META, me, &shutdown);
-        let up = Up { name: self.config.node_name.clone(), advertise: self.identity.hello().advertise };
-        let up = flotte_proto::MetaCommand { command: Some(meta_command::Command::Up(up)) };
-        let (up_index, _) = meta_proposer.propose(prost::Message::encode_to_vec(&up).into()).await?;
+        let up = Up {
+            name: self.config.node_name.clone(),
+            advertise: self.identity.hello().advertise,
+        };
+        let up = flotte_proto::MetaCommand {
+            command: Some(meta_command::Command::Up(up)),
+        };
+        let (up_index, _) = meta_proposer
+            .propose(prost::Message::encode_to_vec(&up).into())
+            .await?;
         self.meta_applied(up_index).await;
         let session_groups = self.meta.read().settings().session_groups;
-        let mut proposers: BTreeMap<GroupId, Proposer> =
-            (1..=session_groups).map(|group| (GroupId(group), self.proposer(GroupId(group), me, &shutdown))).collect();
+        let mut proposers: BTreeMap<GroupId, Proposer> = (1..=session_groups)
+            .map(|group| (GroupId(group), self.proposer(GroupId(group), me, &shutdown)))
+            .collect();
         proposers.insert(GroupId::META, meta_proposer);
         let (lowest, lowest_seen) = watch::channel(0);
         let (meta, network) = (Arc::clone(&self.meta), self.network.clone());
@@ -72,7 +87,13 @@ impl Node {
             me,
             up_index,
             links: Links::new(network.clone(), shutdown.clone()),
-            barrier: Barriers::start(me, Arc::clone(&meta), network.clone(), lowest_seen, shutdown.clone()),
+            barrier: Barriers::start(
+                me,
+                Arc::clone(&meta),
+                network.clone(),
+                lowest_seen,
+                shutdown.clone(),
+            ),
             reads: Reads::start(Arc::clone(self), shutdown.clone()),
             kicks: Kicks::new(me, network, meta, Arc::clone(&self.local), shutdown.clone()),
             receiver: Mutex::new(Receiver::default()),
@@ -83,8 +104,18 @@ impl Node {
         Ok((Arc::new(life), lowest))
     }
 
-    fn proposer(self: &Arc<Self>, group: GroupId, me: NodeRef, shutdown: &CancellationToken) -> Proposer {
-        let route = ToLeader { node: Arc::clone(self), group, hint: Arc::default(), life: shutdown.clone() };
+    fn proposer(
+        self: &Arc<Self>,
+        group: GroupId,
+        me: NodeRef,
+        shutdown: &CancellationToken,
+    ) -> Proposer {
+        let route = ToLeader {
+            node: Arc::clone(self),
+            group,
+            hint: Arc::default(),
+            life: shutdown.clone(),
+        };
         Proposer::start(me, Arc::new(route), shutdown.clone())
     }
 
@@ -146,7 +177,16 @@ impl Node {
                     if running.insert(group) {
                         let (node, life) = (Arc::clone(&node), Arc::clone(&life));
                         let shutdown = life.shutdown.clone();
-                        tokio::spawn(Duties { node, life, group, replica, shutdown }.run());
+                        tokio::spawn(
+                            Duties {
+                                node,
+                                life,
+                                group,
+                                replica,
+                                shutdown,
+                            }
+                            .run(),
+                        );
                     }
                 }
                 if membership.changed().await.is_err() {

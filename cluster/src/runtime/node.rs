@@ -110,7 +110,8 @@ impl Node {
                 return;
             }
             // The lease follows the Up within a renewal.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), lives.changed()).await;
+            let _ =
+                tokio::time::timeout(std::time::Duration::from_millis(20), lives.changed()).await;
         }
     }
 
@@ -125,7 +126,10 @@ impl Node {
     /// The leader of a group as this node's replica knows it, and where batches for it are handed in here.
     pub(super) fn leader_of(&self, group: GroupId) -> (Option<NodeId>, Option<Leader>) {
         if group == GroupId::META {
-            return (self.meta_group.status().leader, Some(self.meta_leader.clone()));
+            return (
+                self.meta_group.status().leader,
+                Some(self.meta_leader.clone()),
+            );
         }
         match self.groups.read().get(&group) {
             Some(replica) => (replica.group.status().leader, Some(replica.leader.clone())),
@@ -137,7 +141,11 @@ impl Node {
     pub(super) fn any_replica_of(&self, group: GroupId) -> Option<NodeId> {
         let meta = self.meta.read();
         let members = meta.placement().get(&group)?;
-        let others: Vec<NodeId> = members.iter().copied().filter(|node| *node != self.id).collect();
+        let others: Vec<NodeId> = members
+            .iter()
+            .copied()
+            .filter(|node| *node != self.id)
+            .collect();
         let turn = usize::try_from(rand::random::<u32>()).unwrap_or(0);
         others.get(turn % others.len().max(1)).copied()
     }
@@ -159,15 +167,27 @@ impl Node {
     /// A request that only introduces this node.
     pub(super) fn introduction(&self) -> ProbeRequest {
         let bootstrap_expect = self.config.expect();
-        ProbeRequest { hello: Some(self.identity.hello()), bootstrap_expect, ask: 0 }
+        ProbeRequest {
+            hello: Some(self.identity.hello()),
+            bootstrap_expect,
+            ask: 0,
+        }
     }
 
     /// Tells the network where members are, and writes it down for the next start.
     pub(super) fn take_addresses<'a>(&self, members: impl Iterator<Item = &'a Member>) {
-        let mut known: BTreeMap<NodeId, String> = self.store.addresses().unwrap_or_default().into_iter().collect();
+        let mut known: BTreeMap<NodeId, String> = self
+            .store
+            .addresses()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         let before = known.clone();
-        for member in members.filter(|member| member.node_id != self.id.0 && !member.advertise.is_empty()) {
-            self.network.set_peer(NodeId(member.node_id), &member.advertise);
+        for member in
+            members.filter(|member| member.node_id != self.id.0 && !member.advertise.is_empty())
+        {
+            self.network
+                .set_peer(NodeId(member.node_id), &member.advertise);
             known.insert(NodeId(member.node_id), member.advertise.clone());
         }
         if known != before {
@@ -188,5 +208,9 @@ impl Node {
 pub(super) fn up_nodes(meta: &MetaMachine) -> Vec<NodeRef> {
     let meta = meta.read();
     let up = meta.members().iter().filter(|(_, member)| member.up);
-    up.map(|(id, member)| NodeRef { node: *id, incarnation: member.incarnation }).collect()
+    up.map(|(id, member)| NodeRef {
+        node: *id,
+        incarnation: member.incarnation,
+    })
+    .collect()
 }

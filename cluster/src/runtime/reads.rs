@@ -60,7 +60,9 @@ async fn read_index(node: &Node) -> Option<u64> {
     if leader == node.id() {
         return node.meta_group().read_index().await.ok();
     }
-    let request = envelope::Body::ReadIndexRequest(ReadIndexRequest { group: GroupId::META.0 });
+    let request = envelope::Body::ReadIndexRequest(ReadIndexRequest {
+        group: GroupId::META.0,
+    });
     match node.network().call(leader, request, CALL_TIMEOUT).await {
         Ok(envelope::Body::ReadIndexResponse(response)) => match response.result? {
             read_index_response::Result::Index(index) => Some(index),

@@ -77,11 +77,17 @@ impl Duties {
         let mut commands = self.replica.machine.read().due(wall_ms(), ROUND_MAX);
         let mut more = false;
         if reconcile {
-            let orphans = self.replica.machine.read().orphans(|node| self.is_up(node), ROUND_MAX);
+            let orphans = self
+                .replica
+                .machine
+                .read()
+                .orphans(|node| self.is_up(node), ROUND_MAX);
             more = orphans.len() == ROUND_MAX;
             commands.extend(orphans);
         }
-        let replies = commands.into_iter().map(|command| self.life.propose_session(self.group, command));
+        let replies = commands
+            .into_iter()
+            .map(|command| self.life.propose_session(self.group, command));
         let replies = futures::future::join_all(replies).await;
         more || replies.iter().any(Result::is_err)
     }
@@ -90,12 +96,19 @@ impl Duties {
     fn is_up(&self, node: NodeRef) -> bool {
         let meta = self.node.meta().read();
         match meta.members().get(&node.node) {
-            Some(member) => node.incarnation > member.incarnation || (member.up && member.incarnation == node.incarnation),
+            Some(member) => {
+                node.incarnation > member.incarnation
+                    || (member.up && member.incarnation == node.incarnation)
+            }
             None => false,
         }
     }
 
-    fn publish_wills(&self, wills: &mut FuturesUnordered<BoxFuture<'static, u64>>, publishing: &mut BTreeSet<u64>) {
+    fn publish_wills(
+        &self,
+        wills: &mut FuturesUnordered<BoxFuture<'static, u64>>,
+        publishing: &mut BTreeSet<u64>,
+    ) {
         let state = self.replica.machine.read();
         let floor = state.will_floor();
         let next: Vec<_> = state
@@ -108,13 +121,19 @@ impl Duties {
         drop(state);
         for (key, fired) in next {
             publishing.insert(key);
-            let will_key = WillKey { group: self.group.0, key, floor };
+            let will_key = WillKey {
+                group: self.group.0,
+                key,
+                floor,
+            };
             let placed = self.node.local().publish_will(fired, will_key);
             let (life, group) = (Arc::clone(&self.life), self.group);
             wills.push(Box::pin(async move {
                 if placed.await {
                     // Not committed: it is published again under the same key, and dropped where it was seen.
-                    let _ = life.propose_session(group, Command::WillDone(WillDone { key })).await;
+                    let _ = life
+                        .propose_session(group, Command::WillDone(WillDone { key }))
+                        .await;
                 }
                 key
             }));
@@ -123,7 +142,9 @@ impl Duties {
 
     fn tell_homes(&self) {
         for ended in self.replica.machine.take_ended() {
-            self.life.kicks.end_session(self.group, &ended.client, ended.home, ended.epoch);
+            self.life
+                .kicks
+                .end_session(self.group, &ended.client, ended.home, ended.epoch);
         }
     }
 }

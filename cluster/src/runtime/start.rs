@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use flotte_proto::{
-    Batch, ClusterSettings, Found, Hello, Member, MetaCommand, Placement, ProbeRequest, ProbeResponse, meta_command,
-    probe_request,
+    Batch, ClusterSettings, Found, Hello, Member, MetaCommand, Placement, ProbeRequest,
+    ProbeResponse, meta_command, probe_request,
 };
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -59,26 +59,55 @@ pub enum StartError {
 
 /// Opens the data directory, binds the cluster port and begins to look for a cluster, to found or to return to. The node
 /// serves once [`Cluster::me`] says so.
-pub async fn start(config: Config, local: Arc<dyn Local>, shutdown: CancellationToken) -> Result<Cluster, StartError> {
+pub async fn start(
+    config: Config,
+    local: Arc<dyn Local>,
+    shutdown: CancellationToken,
+) -> Result<Cluster, StartError> {
     let store = Store::open(&config.data_dir)?;
     let id = store.node_id()?;
     let journal = Journal::open(&config.data_dir.join("journal"), JournalConfig::default())?;
     let snapshots = SnapshotStore::open(&config.data_dir.join("snapshots"))?;
     let inbound = Arc::new(Inbound::default());
-    let claims = Claims { cluster_id: store.cluster_id()?, incarnation: 0 };
+    let claims = Claims {
+        cluster_id: store.cluster_id()?,
+        incarnation: 0,
+    };
     let listener = Network::bind(config.bind).await?;
-    let advertise = config.advertise.clone().unwrap_or_else(|| listener.local_addr().to_string());
+    let advertise = config
+        .advertise
+        .clone()
+        .unwrap_or_else(|| listener.local_addr().to_string());
     let identity = Arc::new(Identity::new(id, &config.node_name, &advertise, claims));
-    let network = Network::start(NetConfig::new(config.bind), listener, Arc::clone(&identity), inbound.clone(), shutdown.clone());
+    let network = Network::start(
+        NetConfig::new(config.bind),
+        listener,
+        Arc::clone(&identity),
+        inbound.clone(),
+        shutdown.clone(),
+    );
     for (peer, address) in store.addresses()? {
         network.set_peer(peer, &address);
     }
     let meta = Arc::new(MetaMachine::default());
-    let host = Host { node_id: id, journal, snapshots, network: network.clone(), fatal: FatalSignal::new() };
+    let host = Host {
+        node_id: id,
+        journal,
+        snapshots,
+        network: network.clone(),
+        fatal: FatalSignal::new(),
+    };
     let meta_group = Group::start(GroupId::META, GroupConfig::meta(), meta.clone(), &host).await?;
     let bootstrap = Bootstrap::new(id, config.expect(), store.grant()?);
     let (down, downs) = mpsc::channel(64);
-    let leases = Leases::start(id, config.node_down_after, meta_group.clone(), Arc::clone(&meta), down, shutdown.clone());
+    let leases = Leases::start(
+        id,
+        config.node_down_after,
+        meta_group.clone(),
+        Arc::clone(&meta),
+        down,
+        shutdown.clone(),
+    );
     let node = Arc::new(Node {
         meta_leader: Leader::start(meta_group.clone(), shutdown.clone()),
         lease: Arc::new(Lease::default()),
@@ -140,20 +169,33 @@ impl Node {
 
     /// Asks every address to be found by, this node's own among them perhaps.
     async fn probe_all(&self, ask: probe_request::Ask) -> Vec<(String, ProbeResponse)> {
-        let request = ProbeRequest { ask: ask.into(), ..self.introduction() };
+        let request = ProbeRequest {
+            ask: ask.into(),
+            ..self.introduction()
+        };
         let probes = self.config.join.iter().map(|address| {
             let (request, network) = (request.clone(), self.network.clone());
-            async move { (address.clone(), network.probe(address, request, PROBE_TIMEOUT).await) }
+            async move {
+                (
+                    address.clone(),
+                    network.probe(address, request, PROBE_TIMEOUT).await,
+                )
+            }
         });
         let answers = futures::future::join_all(probes).await;
-        answers.into_iter().filter_map(|(address, answer)| Some((address, answer.ok()?))).collect()
+        answers
+            .into_iter()
+            .filter_map(|(address, answer)| Some((address, answer.ok()?)))
+            .collect()
     }
 
     fn take_probes(&self, probed: &[(String, ProbeResponse)]) -> Step {
         let mut bootstrap = self.bootstrap.lock();
         bootstrap.forget_probes();
         for (address, response) in probed {
-            let Some(hello) = other(&response.hello, self.id) else { continue };
+            let Some(hello) = other(&response.hello, self.id) else {
+                continue;
+            };
             self.network.set_peer(NodeId(hello.node_id), address);
             bootstrap.handle_probed(Probed {
                 node: NodeId(hello.node_id),
@@ -171,7 +213,8 @@ impl Node {
         if nodes.contains(&self.id) && self.grant(self.id.0, self.config.expect()).is_err() {
             return;
         }
-        self.probe_some(nodes, probed, probe_request::Ask::Grant).await;
+        self.probe_some(nodes, probed, probe_request::Ask::Grant)
+            .await;
     }
 
     async fn give_back(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) {
@@ -182,23 +225,41 @@ impl Node {
         if nodes.contains(&self.id) {
             let _ = self.release(self.id.0);
         }
-        self.probe_some(nodes, probed, probe_request::Ask::Release).await;
+        self.probe_some(nodes, probed, probe_request::Ask::Release)
+            .await;
     }
 
-    async fn probe_some(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)], ask: probe_request::Ask) {
-        let request = ProbeRequest { ask: ask.into(), ..self.introduction() };
+    async fn probe_some(
+        &self,
+        nodes: &BTreeSet<NodeId>,
+        probed: &[(String, ProbeResponse)],
+        ask: probe_request::Ask,
+    ) {
+        let request = ProbeRequest {
+            ask: ask.into(),
+            ..self.introduction()
+        };
         for (address, response) in probed {
-            if other(&response.hello, self.id).is_some_and(|hello| nodes.contains(&NodeId(hello.node_id))) {
-                let _ = self.network.probe(address, request.clone(), PROBE_TIMEOUT).await;
+            if other(&response.hello, self.id)
+                .is_some_and(|hello| nodes.contains(&NodeId(hello.node_id)))
+            {
+                let _ = self
+                    .network
+                    .probe(address, request.clone(), PROBE_TIMEOUT)
+                    .await;
             }
         }
     }
 
     fn describe(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) -> Vec<Hello> {
-        let others = probed.iter().filter_map(|(_, response)| other(&response.hello, self.id).cloned());
+        let others = probed
+            .iter()
+            .filter_map(|(_, response)| other(&response.hello, self.id).cloned());
         let mut all: BTreeMap<u64, Hello> = others.map(|hello| (hello.node_id, hello)).collect();
         all.insert(self.id.0, self.identity.hello());
-        all.into_values().filter(|hello| nodes.contains(&NodeId(hello.node_id))).collect()
+        all.into_values()
+            .filter(|hello| nodes.contains(&NodeId(hello.node_id)))
+            .collect()
     }
 
     /// The founders as they answer now; all of them are needed, as they were before.
@@ -210,7 +271,11 @@ impl Node {
             if described.len() == founders.len() {
                 return Ok(described);
             }
-            self.progress(format!("{} of {} founders found", described.len(), founders.len()));
+            self.progress(format!(
+                "{} of {} founders found",
+                described.len(),
+                founders.len()
+            ));
             tokio::time::sleep(PROBE_EVERY).await;
         }
     }
@@ -225,15 +290,16 @@ impl Node {
         }
         self.progress("founding the cluster");
         for hello in founders {
-            self.network.set_peer(NodeId(hello.node_id), &hello.advertise);
+            self.network
+                .set_peer(NodeId(hello.node_id), &hello.advertise);
         }
         let voters = voter_count(ids.len(), self.config.voters);
         let first: BTreeMap<NodeId, NodeInfo> = founders.iter().take(voters).map(info_of).collect();
-        if !self.meta_group.is_initialized().await.unwrap_or(true) {
-            if let Err(e) = self.meta_group.initialize(first).await {
-                self.die(format!("the meta group cannot be initialised: {e}"));
-                return Ok(());
-            }
+        if !self.meta_group.is_initialized().await.unwrap_or(true)
+            && let Err(e) = self.meta_group.initialize(first).await
+        {
+            self.die(format!("the meta group cannot be initialised: {e}"));
+            return Ok(());
         }
         self.commit_found(founders, &ids).await;
         self.store.set_founders(&[])
@@ -254,13 +320,32 @@ impl Node {
                 retained_max_bytes: config.retained_bytes_max,
             }),
             placement: (1..=groups)
-                .map(|group| Placement { group, members: place(GroupId(group), ids, factor).iter().map(|n| n.0).collect() })
+                .map(|group| Placement {
+                    group,
+                    members: place(GroupId(group), ids, factor)
+                        .iter()
+                        .map(|n| n.0)
+                        .collect(),
+                })
                 .collect(),
         };
-        let command = MetaCommand { command: Some(meta_command::Command::Found(found)) }.encode_to_vec();
-        let batch = Batch { node_id: self.id.0, incarnation: 0, sequence: 1, commands: vec![command.into()] };
+        let command = MetaCommand {
+            command: Some(meta_command::Command::Found(found)),
+        }
+        .encode_to_vec();
+        let batch = Batch {
+            node_id: self.id.0,
+            incarnation: 0,
+            sequence: 1,
+            commands: vec![command.into()],
+        };
         let (hint, life) = (Arc::default(), CancellationToken::new());
-        let route = ToLeader { node: Arc::clone(self), group: GroupId::META, hint, life };
+        let route = ToLeader {
+            node: Arc::clone(self),
+            group: GroupId::META,
+            hint,
+            life,
+        };
         while self.meta.read().cluster_id() == 0 {
             if route.send(batch.clone()).await.is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -296,7 +381,9 @@ impl Node {
     /// Where the addresses of all nodes changed, those to be found by still answer.
     pub(super) async fn find_again(&self) {
         for (address, response) in self.probe_all(probe_request::Ask::Nothing).await {
-            let Some(hello) = other(&response.hello, self.id) else { continue };
+            let Some(hello) = other(&response.hello, self.id) else {
+                continue;
+            };
             if hello.cluster_id == self.identity.cluster_id() {
                 self.network.set_peer(NodeId(hello.node_id), &address);
             }
@@ -305,11 +392,19 @@ impl Node {
 }
 
 fn other(hello: &Option<Hello>, me: NodeId) -> Option<&Hello> {
-    hello.as_ref().filter(|hello| hello.node_id != 0 && hello.node_id != me.0)
+    hello
+        .as_ref()
+        .filter(|hello| hello.node_id != 0 && hello.node_id != me.0)
 }
 
 fn info_of(hello: &Hello) -> (NodeId, NodeInfo) {
-    (NodeId(hello.node_id), NodeInfo { name: hello.name.clone(), advertise: hello.advertise.clone() })
+    (
+        NodeId(hello.node_id),
+        NodeInfo {
+            name: hello.name.clone(),
+            advertise: hello.advertise.clone(),
+        },
+    )
 }
 
 fn member_of(hello: &Hello) -> Member {

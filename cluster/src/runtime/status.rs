@@ -114,7 +114,11 @@ impl Node {
                 connected: *id == self.id || self.network.connected(*id),
             };
             let nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
-            (nodes, meta.routes().counts(), (meta.retained().len(), meta.retained_bytes()))
+            (
+                nodes,
+                meta.routes().counts(),
+                (meta.retained().len(), meta.retained_bytes()),
+            )
         };
         Status {
             cluster_id: self.identity.cluster_id(),
@@ -143,7 +147,12 @@ impl Node {
             applied: status.applied,
         };
         let mut all = vec![status(GroupId::META, self.meta_group.status())];
-        all.extend(self.groups.read().iter().map(|(id, replica)| status(*id, replica.group.status())));
+        all.extend(
+            self.groups
+                .read()
+                .iter()
+                .map(|(id, replica)| status(*id, replica.group.status())),
+        );
         all
     }
 
@@ -161,9 +170,15 @@ impl Node {
         for node in nodes {
             if !node.up {
                 let since = now.saturating_sub(node.since_ms) / 1_000;
-                problems.push(format!("node {} ({}) is down since {since} s", node.name, node.address));
+                problems.push(format!(
+                    "node {} ({}) is down since {since} s",
+                    node.name, node.address
+                ));
             } else if !node.connected {
-                problems.push(format!("node {} ({}) is up but cannot be reached from here", node.name, node.address));
+                problems.push(format!(
+                    "node {} ({}) is up but cannot be reached from here",
+                    node.name, node.address
+                ));
             }
         }
         if nodes.len() == 2 {
@@ -181,7 +196,10 @@ impl Node {
     pub(crate) async fn shutdown(self: &Arc<Self>) {
         if let Some(life) = self.life() {
             self.hand_over().await;
-            let down = flotte_proto::Down { node_id: life.me.node.0, incarnation: life.me.incarnation };
+            let down = flotte_proto::Down {
+                node_id: life.me.node.0,
+                incarnation: life.me.incarnation,
+            };
             let gone = life.propose_meta(flotte_proto::meta_command::Command::Down(down));
             // Others need not wait T then; alone, nobody has to know.
             if self.meta.read().members().len() > 1 {
@@ -190,20 +208,30 @@ impl Node {
         }
         self.lease.give_up();
         self.shutdown.cancel();
-        for replica in self.groups.read().values().cloned().collect::<Vec<_>>() {
+        for replica in self.replicas() {
             replica.group.shutdown().await;
         }
         self.meta_group.shutdown().await;
         self.host.journal.shutdown();
     }
 
+    fn replicas(&self) -> Vec<super::node::Replica> {
+        self.groups.read().values().cloned().collect()
+    }
+
     /// Hands all leaderships to others, as far as there are any.
     async fn hand_over(&self) {
-        let others = self.meta.read().members().values().filter(|m| m.up && m.node_id != self.id.0).count();
+        let others = self
+            .meta
+            .read()
+            .members()
+            .values()
+            .filter(|m| m.up && m.node_id != self.id.0)
+            .count();
         if others == 0 {
             return;
         }
-        for replica in self.groups.read().values().cloned().collect::<Vec<_>>() {
+        for replica in self.replicas() {
             if replica.group.status().leader == Some(self.id) {
                 let _ = replica.group.transfer_leader(None).await;
             }

@@ -163,8 +163,13 @@ impl Node {
         let handler = Arc::clone(&router) as Arc<dyn Handler>;
         let bound = Network::bind(bind).await.unwrap();
         let address = bound.local_addr();
-        let network =
-            Network::start(NetConfig::new(bind), bound, identity, handler, shutdown.clone());
+        let network = Network::start(
+            NetConfig::new(bind),
+            bound,
+            identity,
+            handler,
+            shutdown.clone(),
+        );
         let journal_config = JournalConfig {
             segment_bytes: 1 << 20,
             ..JournalConfig::default()
