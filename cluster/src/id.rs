@@ -38,10 +38,7 @@ impl fmt::Display for NodeId {
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => f.write_str("meta"),
-            n => write!(f, "sessions-{n}"),
-        }
+        self.0.fmt(f)
     }
 }
 

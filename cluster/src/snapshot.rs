@@ -107,7 +107,11 @@ mod tests {
         let mut bytes = Vec::new();
         write_records(&members(1_000), &mut bytes).unwrap();
         let mut back = Vec::new();
-        read_records::<Member>(&mut bytes.as_slice(), |m| Ok(back.push(m))).unwrap();
+        read_records::<Member>(&mut bytes.as_slice(), |m| {
+            back.push(m);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(back, members(1_000));
     }
 

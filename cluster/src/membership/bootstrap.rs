@@ -311,11 +311,7 @@ mod tests {
                         nodes[actor].handle_giving_back(NodeId(other as u64));
                         nodes[other].handle_release(me);
                     }
-                    Step::Found(set) => {
-                        if !founded.contains(&set) {
-                            founded.push(set);
-                        }
-                    }
+                    Step::Found(set) if !founded.contains(&set) => founded.push(set),
                     _ => {}
                 }
             }
