@@ -115,7 +115,6 @@ impl Service {
             tasks: JoinSet::new(),
         };
         self.shared
-            .tasks
             .spawn(inbound.run(envelopes, requests, registration));
         // A peer that has just come up is called back at once.
         if let Some(peer) = self.shared.peers.read().get(&peer) {
@@ -153,7 +152,7 @@ impl Service {
         };
         let serving = self.shared.handler.link(PeerIdentity::from(theirs), link);
         let shutdown = self.shared.shutdown.clone();
-        self.shared.tasks.spawn(async move {
+        self.shared.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = serving => {}

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use metrics::{Gauge, gauge};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::metrics::RaftMetrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,15 +32,22 @@ pub struct Watcher {
 impl Watcher {
     /// Runs until the group stops.
     pub async fn run(self) {
+        let gauges = Gauges::new(self.group);
         let mut metrics = self.raft.metrics();
         loop {
-            let seen = metrics.borrow_and_update().clone();
-            self.status.send_if_modified(|status| status.update(&seen));
-            if let Err(fatal) = &seen.running_state {
-                self.ended(fatal);
+            let fatal = {
+                let seen = metrics.borrow_and_update();
+                let changed = self.status.send_if_modified(|status| status.update(&seen));
+                if changed {
+                    gauges.show(&self.status.borrow());
+                }
+                seen.running_state.clone().err()
+            };
+            if let Some(fatal) = fatal {
+                self.ended(&fatal);
                 break;
             }
-            self.snapshot_if_due(&seen).await;
+            self.snapshot_if_due(&gauges).await;
             if metrics.changed().await.is_err() {
                 break;
             }
@@ -59,15 +66,53 @@ impl Watcher {
         }
     }
 
-    async fn snapshot_if_due(&self, metrics: &RaftMetrics<Types>) {
+    async fn snapshot_if_due(&self, gauges: &Gauges) {
         let (entries, bytes) = self.progress.log_since_snapshot();
         let config = &self.config;
         let enough = entries >= config.snapshot_entries || bytes >= config.snapshot_bytes;
-        if !enough || bytes < self.snapshots.current_bytes() {
+        let last_bytes = self.snapshots.current_bytes();
+        gauges.snapshot_bytes.set(last_bytes as f64);
+        if !enough || bytes < last_bytes {
             return;
         }
-        tracing::debug!(group = %self.group, entries, bytes, applied = ?metrics.last_applied, "snapshot is due");
+        tracing::debug!(group = %self.group, entries, bytes, "snapshot is due");
         // While one is being written this does nothing. A stopped group is noticed by the caller.
         let _ = self.raft.trigger().snapshot().await;
+    }
+}
+
+/// What the metrics page shows of a group.
+struct Gauges {
+    /// 0 learner, 1 follower, 2 candidate, 3 leader, -1 stopped.
+    role: Gauge,
+    term: Gauge,
+    commit_index: Gauge,
+    applied_index: Gauge,
+    snapshot_bytes: Gauge,
+}
+
+impl Gauges {
+    fn new(group: GroupId) -> Self {
+        let group = group.to_string();
+        Self {
+            role: gauge!("flotte_raft_role", "group" => group.clone()),
+            term: gauge!("flotte_raft_term", "group" => group.clone()),
+            commit_index: gauge!("flotte_raft_commit_index", "group" => group.clone()),
+            applied_index: gauge!("flotte_raft_applied_index", "group" => group.clone()),
+            snapshot_bytes: gauge!("flotte_raft_snapshot_bytes", "group" => group),
+        }
+    }
+
+    fn show(&self, status: &GroupStatus) {
+        self.role.set(match status.role {
+            Role::Stopped => -1.0,
+            Role::Learner => 0.0,
+            Role::Follower => 1.0,
+            Role::Candidate => 2.0,
+            Role::Leader => 3.0,
+        });
+        self.term.set(status.term as f64);
+        self.commit_index.set(status.committed as f64);
+        self.applied_index.set(status.applied as f64);
     }
 }
