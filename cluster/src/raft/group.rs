@@ -102,6 +102,7 @@ impl Group {
             group: id,
             config: config.clone(),
             raft: raft.clone(),
+            network: host.network.clone(),
             snapshots: Arc::clone(&snapshots),
             progress: Arc::clone(&progress),
             status: status_sender,

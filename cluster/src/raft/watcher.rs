@@ -1,6 +1,8 @@
 //! One task for each group follows the consensus library: it tells the group's status, takes
-//! snapshots when they are due, and raises the alarm when the replica cannot go on.
+//! snapshots when they are due, goes on with members that are back, and raises the alarm when the
+//! replica cannot go on.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use metrics::{Gauge, gauge};
@@ -15,12 +17,14 @@ use super::snapshot::GroupSnapshots;
 use super::status::{FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
 use crate::journal::GroupId;
+use crate::net::{Network, NodeId};
 
 /// What the task holds on to.
 pub struct Watcher {
     pub group: GroupId,
     pub config: GroupConfig,
     pub raft: Raft,
+    pub network: Network,
     pub snapshots: Arc<GroupSnapshots>,
     pub progress: Arc<Progress>,
     pub status: watch::Sender<GroupStatus>,
@@ -34,6 +38,8 @@ impl Watcher {
     pub async fn run(self) {
         let gauges = Gauges::new(self.group);
         let mut metrics = self.raft.metrics();
+        let mut connections = self.network.changes();
+        let mut connected = HashSet::new();
         loop {
             let fatal = {
                 let seen = metrics.borrow_and_update();
@@ -48,8 +54,9 @@ impl Watcher {
                 break;
             }
             self.snapshot_if_due(&gauges).await;
-            if metrics.changed().await.is_err() {
-                break;
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { break },
+                Ok(()) = connections.changed() => self.resume(&mut connected).await,
             }
         }
         self.status
@@ -63,6 +70,18 @@ impl Watcher {
             Fatal::StorageError(_) | Fatal::Panicked => {
                 self.fatal.raise(&format!("group {}: {fatal}", self.group));
             }
+        }
+    }
+
+    /// Members that can be reached again get the log at once, not after the present delay.
+    async fn resume(&self, connected: &mut HashSet<NodeId>) {
+        let up = self.network.peers().into_iter().filter(|(_, up)| *up);
+        let up: HashSet<NodeId> = up.map(|(id, _)| id).collect();
+        let new: Vec<NodeId> = up.difference(connected).copied().collect();
+        *connected = up;
+        if !new.is_empty() {
+            // A stopped group is noticed by the caller.
+            let _ = self.raft.trigger().reset_backoff(new).await;
         }
     }
 
