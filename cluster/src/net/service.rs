@@ -59,7 +59,7 @@ impl Service {
                 }
                 let known = complaints.insert(theirs.node_id, why.clone());
                 if known.as_ref() != Some(why) {
-                    tracing::warn!(peer = theirs.node_id, reason = why, "refused a peer");
+                    tracing::warn!(peer = %NodeId(theirs.node_id), reason = why, "refused a peer");
                 }
             }
         }

@@ -93,7 +93,7 @@ impl Group {
         let raft = Raft::new(host.node_id, Arc::new(library), peers, log, applier)
             .await
             .map_err(|error| StartError::Storage {
-                group: id.0,
+                group: id,
                 cause: error.to_string(),
             })?;
         let (status_sender, status) = watch::channel(GroupStatus::default());

@@ -346,7 +346,7 @@ async fn a_failed_log_stops_the_node_and_says_so() {
     let reason = tokio::time::timeout(LIMIT, node.fatal.raised())
         .await
         .unwrap();
-    assert!(reason.contains("group 1"), "{reason}");
+    assert!(reason.contains(&node.group.id().to_string()), "{reason}");
     assert!(pending.await.is_err());
     until(node, "stopped", |s| s.role == Role::Stopped).await;
 }
