@@ -162,7 +162,7 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Names come from the network: escaped and cut, as they end up in logs.
         let name: String = self.0.name.chars().take(64).collect();
-        write!(f, "node {} ({name:?})", self.0.node_id)
+        write!(f, "node {} ({name:?})", NodeId(self.0.node_id))
     }
 }
 
@@ -189,11 +189,11 @@ mod tests {
     fn wrong_cluster_names_both_sides() {
         let text = check(&hello(1, 0xa), &hello(2, 0xb)).expect_err("another cluster");
         assert!(
-            text.contains("node 2") && text.contains("000000000000000b"),
+            text.contains("node 0000000000000002") && text.contains("000000000000000b"),
             "{text}"
         );
         assert!(
-            text.contains("node 1") && text.contains("000000000000000a"),
+            text.contains("node 0000000000000001") && text.contains("000000000000000a"),
             "{text}"
         );
     }

@@ -10,6 +10,7 @@ use flotte_proto::node_client::NodeClient;
 use flotte_proto::{ProbeRequest, ProbeResponse};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     /// Ends everything.
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
+    /// Where all tasks of the transport run, whoever asks for them.
+    runtime: Handle,
     /// Peers to call, set by the owner of the membership; as many as there are members.
     pub(super) peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
     /// Counts the streams that came up or went down.
@@ -64,7 +67,7 @@ impl Network {
         Ok(Bound { listener, local })
     }
 
-    /// Begins to answer on a bound port.
+    /// Begins to answer on a bound port. All tasks of the transport run on the current runtime.
     pub fn start(
         config: NetConfig,
         bound: Bound,
@@ -78,12 +81,11 @@ impl Network {
             handler,
             shutdown,
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
             peers: RwLock::new(HashMap::new()),
             changes: watch::Sender::new(0),
         });
-        shared
-            .tasks
-            .spawn(listener::run(bound.listener, Arc::clone(&shared)));
+        shared.spawn(listener::run(bound.listener, Arc::clone(&shared)));
         Self { shared }
     }
 
@@ -104,7 +106,7 @@ impl Network {
             None => {
                 let peer = Peer::new(id, address, self.shared.shutdown.child_token());
                 peers.insert(id, Arc::clone(&peer));
-                self.shared.tasks.spawn(peer.run(Arc::clone(&self.shared)));
+                self.shared.spawn(peer.run(Arc::clone(&self.shared)));
             }
         }
     }
@@ -198,10 +200,16 @@ impl Network {
             let peers = self.shared.peers.read();
             peers.get(&to).ok_or(CallError::Unreachable)?.address()
         };
-        let limit = self.shared.config.connect_timeout;
-        timeout(limit, link::open(&self.shared, to, &address))
-            .await
-            .unwrap_or(Err(CallError::Timeout))
+        let shared = Arc::clone(&self.shared);
+        let limit = shared.config.connect_timeout;
+        let opening = async move {
+            timeout(limit, link::open(&shared, to, &address))
+                .await
+                .unwrap_or(Err(CallError::Timeout))
+        };
+        // The connection's own tasks have to live on the transport's runtime.
+        let opened = self.shared.runtime.spawn(opening).await;
+        opened.unwrap_or(Err(CallError::Unreachable))
     }
 
     /// Resolves once all tasks have ended, after the shutdown token was cancelled.
@@ -230,6 +238,11 @@ impl Shared {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         endpoint.connect().await.map_err(|error| chain(&error))
+    }
+
+    /// Starts a task of the transport.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// Says that a stream came up or went down.

@@ -59,7 +59,7 @@ impl Service {
                 }
                 let known = complaints.insert(theirs.node_id, why.clone());
                 if known.as_ref() != Some(why) {
-                    tracing::warn!(peer = theirs.node_id, reason = why, "refused a peer");
+                    tracing::warn!(peer = %NodeId(theirs.node_id), reason = why, "refused a peer");
                 }
             }
         }
@@ -115,7 +115,6 @@ impl Service {
             tasks: JoinSet::new(),
         };
         self.shared
-            .tasks
             .spawn(inbound.run(envelopes, requests, registration));
         // A peer that has just come up is called back at once.
         if let Some(peer) = self.shared.peers.read().get(&peer) {
@@ -153,7 +152,7 @@ impl Service {
         };
         let serving = self.shared.handler.link(PeerIdentity::from(theirs), link);
         let shutdown = self.shared.shutdown.clone();
-        self.shared.tasks.spawn(async move {
+        self.shared.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = serving => {}

@@ -93,7 +93,7 @@ impl Group {
         let raft = Raft::new(host.node_id, Arc::new(library), peers, log, applier)
             .await
             .map_err(|error| StartError::Storage {
-                group: id.0,
+                group: id,
                 cause: error.to_string(),
             })?;
         let (status_sender, status) = watch::channel(GroupStatus::default());
@@ -102,6 +102,7 @@ impl Group {
             group: id,
             config: config.clone(),
             raft: raft.clone(),
+            network: host.network.clone(),
             snapshots: Arc::clone(&snapshots),
             progress: Arc::clone(&progress),
             status: status_sender,

@@ -1,6 +1,6 @@
 //! Snapshot files: written whole, checked whole, replaced by rename.
 //!
-//! `<group>-<index>.snap` holds
+//! `<group number>-<index>.snap` holds
 //! ```text
 //! "FLOTSNP1" | length of meta, u32 | meta (raft.proto, SnapshotMeta) | state ... | crc32 of all before, u32
 //! ```
@@ -192,7 +192,7 @@ impl GroupSnapshots {
     /// A new temporary file, removed when it is dropped without becoming a snapshot.
     pub fn stage(&self) -> Result<Staged, SnapshotError> {
         let count = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("{}-{count}.tmp", self.group));
+        let path = self.dir.join(format!("{}-{count}.tmp", self.group.0));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -284,7 +284,7 @@ impl GroupSnapshots {
     }
 
     fn path(&self, index: u64) -> PathBuf {
-        self.dir.join(format!("{}-{index}.snap", self.group))
+        self.dir.join(format!("{}-{index}.snap", self.group.0))
     }
 
     /// Indices of the group's files, in no order.
@@ -293,7 +293,7 @@ impl GroupSnapshots {
             path: (*self.dir).clone(),
             source,
         };
-        let prefix = format!("{}-", self.group);
+        let prefix = format!("{}-", self.group.0);
         let mut indices = Vec::new();
         for entry in fs::read_dir(&*self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();

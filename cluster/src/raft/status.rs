@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::snapshot::SnapshotError;
 use super::types::Types;
+use crate::journal::GroupId;
 use crate::net::NodeId;
 
 /// What this replica is in its group.
@@ -89,7 +90,7 @@ pub enum StartError {
     Snapshot(#[from] SnapshotError),
     /// The log, the snapshot or the machine does not let the replica come up.
     #[error("group {group} does not start: {cause}")]
-    Storage { group: u32, cause: String },
+    Storage { group: GroupId, cause: String },
 }
 
 /// Why an entry was not taken. It is not in the log.

@@ -1,11 +1,13 @@
 //! One task for each group follows the consensus library: it tells the group's status, takes
-//! snapshots when they are due, and raises the alarm when the replica cannot go on.
+//! snapshots when they are due, goes on with members that are back, and raises the alarm when the
+//! replica cannot go on.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use metrics::{Gauge, gauge};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::metrics::RaftMetrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,12 +17,14 @@ use super::snapshot::GroupSnapshots;
 use super::status::{FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
 use crate::journal::GroupId;
+use crate::net::{Network, NodeId};
 
 /// What the task holds on to.
 pub struct Watcher {
     pub group: GroupId,
     pub config: GroupConfig,
     pub raft: Raft,
+    pub network: Network,
     pub snapshots: Arc<GroupSnapshots>,
     pub progress: Arc<Progress>,
     pub status: watch::Sender<GroupStatus>,
@@ -32,17 +36,27 @@ pub struct Watcher {
 impl Watcher {
     /// Runs until the group stops.
     pub async fn run(self) {
+        let gauges = Gauges::new(self.group);
         let mut metrics = self.raft.metrics();
+        let mut connections = self.network.changes();
+        let mut connected = HashSet::new();
         loop {
-            let seen = metrics.borrow_and_update().clone();
-            self.status.send_if_modified(|status| status.update(&seen));
-            if let Err(fatal) = &seen.running_state {
-                self.ended(fatal);
+            let fatal = {
+                let seen = metrics.borrow_and_update();
+                let changed = self.status.send_if_modified(|status| status.update(&seen));
+                if changed {
+                    gauges.show(&self.status.borrow());
+                }
+                seen.running_state.clone().err()
+            };
+            if let Some(fatal) = fatal {
+                self.ended(&fatal);
                 break;
             }
-            self.snapshot_if_due(&seen).await;
-            if metrics.changed().await.is_err() {
-                break;
+            self.snapshot_if_due(&gauges).await;
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { break },
+                Ok(()) = connections.changed() => self.resume(&mut connected).await,
             }
         }
         self.status
@@ -59,15 +73,65 @@ impl Watcher {
         }
     }
 
-    async fn snapshot_if_due(&self, metrics: &RaftMetrics<Types>) {
+    /// Members that can be reached again get the log at once, not after the present delay.
+    async fn resume(&self, connected: &mut HashSet<NodeId>) {
+        let up = self.network.peers().into_iter().filter(|(_, up)| *up);
+        let up: HashSet<NodeId> = up.map(|(id, _)| id).collect();
+        let new: Vec<NodeId> = up.difference(connected).copied().collect();
+        *connected = up;
+        if !new.is_empty() {
+            // A stopped group is noticed by the caller.
+            let _ = self.raft.trigger().reset_backoff(new).await;
+        }
+    }
+
+    async fn snapshot_if_due(&self, gauges: &Gauges) {
         let (entries, bytes) = self.progress.log_since_snapshot();
         let config = &self.config;
         let enough = entries >= config.snapshot_entries || bytes >= config.snapshot_bytes;
-        if !enough || bytes < self.snapshots.current_bytes() {
+        let last_bytes = self.snapshots.current_bytes();
+        gauges.snapshot_bytes.set(last_bytes as f64);
+        if !enough || bytes < last_bytes {
             return;
         }
-        tracing::debug!(group = %self.group, entries, bytes, applied = ?metrics.last_applied, "snapshot is due");
+        tracing::debug!(group = %self.group, entries, bytes, "snapshot is due");
         // While one is being written this does nothing. A stopped group is noticed by the caller.
         let _ = self.raft.trigger().snapshot().await;
+    }
+}
+
+/// What the metrics page shows of a group.
+struct Gauges {
+    /// 0 learner, 1 follower, 2 candidate, 3 leader, -1 stopped.
+    role: Gauge,
+    term: Gauge,
+    commit_index: Gauge,
+    applied_index: Gauge,
+    snapshot_bytes: Gauge,
+}
+
+impl Gauges {
+    fn new(group: GroupId) -> Self {
+        let group = group.to_string();
+        Self {
+            role: gauge!("flotte_raft_role", "group" => group.clone()),
+            term: gauge!("flotte_raft_term", "group" => group.clone()),
+            commit_index: gauge!("flotte_raft_commit_index", "group" => group.clone()),
+            applied_index: gauge!("flotte_raft_applied_index", "group" => group.clone()),
+            snapshot_bytes: gauge!("flotte_raft_snapshot_bytes", "group" => group),
+        }
+    }
+
+    fn show(&self, status: &GroupStatus) {
+        self.role.set(match status.role {
+            Role::Stopped => -1.0,
+            Role::Learner => 0.0,
+            Role::Follower => 1.0,
+            Role::Candidate => 2.0,
+            Role::Leader => 3.0,
+        });
+        self.term.set(status.term as f64);
+        self.commit_index.set(status.committed as f64);
+        self.applied_index.set(status.applied as f64);
     }
 }

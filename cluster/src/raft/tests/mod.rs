@@ -3,4 +3,5 @@
 
 mod groups;
 mod nodes;
+mod restarts;
 mod storage;

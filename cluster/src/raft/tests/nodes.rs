@@ -209,6 +209,11 @@ impl Node {
         self.journal.shutdown();
     }
 
+    /// From now on nothing can be written.
+    pub fn break_journal(&self) {
+        self.journal.shutdown();
+    }
+
     pub fn knows(&self, other: NodeId, address: SocketAddr) {
         self.network.set_peer(other, &address.to_string());
     }
