@@ -20,8 +20,6 @@ pub struct Settings {
     /// The broker's process, where it is known.
     pub pid: Option<u32>,
     pub qos: QoS,
-    pub warmup: Duration,
-    pub measured: Duration,
     pub payload_bytes: usize,
     /// So long without any progress means that what is missing is lost.
     pub drain: Duration,
@@ -55,11 +53,21 @@ impl Rhythm {
     }
 }
 
+/// Whether a slice of a run counts for CPU time and latency. Losses count in both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    WarmUp,
+    Counted,
+}
+
+/// One broker under one load.
 pub struct Engine {
     crowd: Crowd,
     settings: Settings,
-    /// Messages that came due under a rhythm so far.
-    due: u64,
+    /// Messages sent under a rhythm: the next one's stream follows from it.
+    turns: u64,
+    /// Copies and acknowledgements that were waited for in vain.
+    given_up: (u64, u64),
     report: Report,
 }
 
@@ -70,34 +78,18 @@ impl Engine {
             .context("setting the timer slack")?;
         let mut report = Report::new(settings.qos);
         report.connections = plan.connections();
-        report.resident_kib_before = resident_kib(&settings)?;
-        let Settings {
-            addr,
-            qos,
-            payload_bytes,
-            ..
-        } = settings;
-        let crowd = Crowd::connect(plan, addr, qos, payload_bytes)?;
+        report.resident_kib_before = settings.resident_kib()?;
+        let (addr, qos, bytes) = (settings.addr, settings.qos, settings.payload_bytes);
+        let crowd = Crowd::connect(plan, addr, qos, bytes)?;
         report.setup_s = crowd.now().as_secs_f64();
-        report.resident_kib_connected = resident_kib(&settings)?;
+        report.resident_kib_connected = settings.resident_kib()?;
         Ok(Self {
             crowd,
             settings,
-            due: 0,
+            turns: 0,
+            given_up: (0, 0),
             report,
         })
-    }
-
-    /// Warms up, sends at the pace for the measured time, then waits for what is still under way.
-    pub fn run_load(mut self, pace: Pace) -> anyhow::Result<Report> {
-        let begin = self.crowd.now();
-        let measure = begin + self.settings.warmup;
-        self.send_until(pace, begin, measure)?;
-        let from = self.snapshot()?;
-        self.crowd.tally.measure_from(nanos(measure));
-        self.send_until(pace, begin, measure + self.settings.measured)?;
-        let to = self.snapshot()?;
-        self.finish(from, to)
     }
 
     /// Reads memory while all are silent; then every connection must still get a message.
@@ -106,48 +98,51 @@ impl Engine {
         while self.crowd.now() < settled {
             self.crowd.turn(settled)?;
         }
-        self.report.resident_kib_connected = resident_kib(&self.settings)?;
-        let from = self.snapshot()?;
-        self.crowd.tally.measure_from(nanos(from.at));
-        let end = from.at + rhythm.offset(u64::from(self.crowd.plan.streams()));
-        self.send_until(Pace::Open(rhythm), from.at, end)?;
-        let to = self.snapshot()?;
-        self.finish(from, to)
+        self.report.resident_kib_connected = self.settings.resident_kib()?;
+        let once_each = rhythm.offset(u64::from(self.crowd.plan.streams()));
+        self.slice(Pace::Open(rhythm), once_each, Phase::Counted)?;
+        self.finish()
+    }
+
+    /// Sends for a while, then waits until everything came, so that the broker's CPU time of this slice is all of
+    /// what its messages cost and nothing else.
+    fn slice(&mut self, pace: Pace, length: Duration, phase: Phase) -> anyhow::Result<()> {
+        let begin = self.crowd.now();
+        let before = self.snapshot()?;
+        self.crowd.tally.measure_from(match phase {
+            Phase::WarmUp => u64::MAX,
+            Phase::Counted => nanos(begin),
+        });
+        self.send_until(pace, begin, begin + length)?;
+        self.settle()?;
+        if phase == Phase::Counted {
+            self.report.add(before, self.snapshot()?);
+        }
+        Ok(())
     }
 
     /// Sends all that is due before `end`, also when this program comes late.
     fn send_until(&mut self, pace: Pace, begin: Duration, end: Duration) -> anyhow::Result<()> {
+        let mut number = 0;
         loop {
             let now = self.crowd.now();
             let next = match pace {
-                Pace::Open(rhythm) => self.send_due(rhythm, begin, now.min(end))?,
-                Pace::Window(window) => {
-                    self.refill(window, now)?;
-                    end
-                }
+                Pace::Open(rhythm) => loop {
+                    let due = begin + rhythm.offset(number);
+                    if due >= now.min(end) {
+                        break due;
+                    }
+                    let stream = self.turns % u64::from(self.crowd.plan.streams());
+                    self.crowd.send(stream as u32, due)?;
+                    self.turns += 1;
+                    number += 1;
+                },
+                Pace::Window(window) => self.refill(window, now).map(|()| end)?,
             };
             if now >= end {
                 return Ok(());
             }
             self.crowd.turn(next.min(end))?;
-        }
-    }
-
-    /// Sends all that is due before or at `now`; says when the next one is.
-    fn send_due(
-        &mut self,
-        rhythm: Rhythm,
-        begin: Duration,
-        now: Duration,
-    ) -> anyhow::Result<Duration> {
-        loop {
-            let due = begin + rhythm.offset(self.due);
-            if due >= now {
-                return Ok(due);
-            }
-            let stream = self.due % u64::from(self.crowd.plan.streams());
-            self.crowd.send(stream as u32, due)?;
-            self.due += 1;
         }
     }
 
@@ -160,27 +155,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until all arrived and was acknowledged, or nothing moved for the drain time; sums up.
-    fn finish(mut self, from: Snapshot, to: Snapshot) -> anyhow::Result<Report> {
-        let mut before = None;
+    /// Waits until all arrived and was acknowledged, or nothing moved for the drain time.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        let mut last = self.open();
         let mut moved_at = self.crowd.now();
         loop {
-            let (delivered, open) = (self.crowd.tally.delivered(), self.crowd.unacknowledged());
-            if delivered == self.crowd.tally.expected() && open == 0 {
-                break;
+            let open = self.open();
+            if open.0 <= self.given_up.0 && open.1 <= self.given_up.1 {
+                return Ok(());
             }
             let now = self.crowd.now();
-            if before != Some((delivered, open)) {
-                (before, moved_at) = (Some((delivered, open)), now);
+            if open != last {
+                (last, moved_at) = (open, now);
             }
             if now >= moved_at + self.settings.drain {
-                break;
+                self.given_up = open;
+                return Ok(());
             }
             self.crowd.turn(moved_at + self.settings.drain)?;
         }
+    }
+
+    /// Copies and acknowledgements under way.
+    fn open(&self) -> (u64, u64) {
+        let tally = &self.crowd.tally;
+        let copies = tally.expected() - tally.delivered();
+        (copies, self.crowd.unacknowledged())
+    }
+
+    fn finish(self) -> anyhow::Result<Report> {
         let mut report = self.report;
-        report.window(from, to);
-        report.resident_kib_after = resident_kib(&self.settings)?;
+        report.resident_kib_after = self.settings.resident_kib()?;
         report.lost = self.crowd.missing();
         report.unacknowledged = self.crowd.unacknowledged();
         self.crowd.tally.write(&mut report);
@@ -196,8 +201,48 @@ impl Engine {
     }
 }
 
-fn resident_kib(settings: &Settings) -> anyhow::Result<Option<u64>> {
-    settings.pid.map(process::resident_kib).transpose()
+impl Settings {
+    fn resident_kib(&self) -> anyhow::Result<Option<u64>> {
+        self.pid.map(process::resident_kib).transpose()
+    }
+}
+
+/// How long a load lasts, for each broker.
+#[derive(Clone, Copy)]
+pub struct Course {
+    pub warmup: Duration,
+    pub measured: Duration,
+    /// Brokers take turns in slices of this length: a shared machine changes its mood within seconds, and what both
+    /// meet in the same second falls out of their ratio.
+    pub slice: Duration,
+}
+
+/// Loads all brokers in turn: first A B, then B A, and so on.
+pub fn alternate(
+    mut engines: Vec<Engine>,
+    pace: Pace,
+    course: Course,
+) -> anyhow::Result<Vec<Report>> {
+    let mut reverse = false;
+    for (phase, total) in [
+        (Phase::WarmUp, course.warmup),
+        (Phase::Counted, course.measured),
+    ] {
+        let mut left = total;
+        while !left.is_zero() {
+            let length = left.min(course.slice);
+            left -= length;
+            for engine in &mut engines {
+                engine.slice(pace, length, phase)?;
+            }
+            engines.reverse();
+            reverse = !reverse;
+        }
+    }
+    if reverse {
+        engines.reverse();
+    }
+    engines.into_iter().map(Engine::finish).collect()
 }
 
 #[cfg(test)]

@@ -33,8 +33,18 @@ pub struct Snapshot {
     pub delivered: u64,
 }
 
+/// Sums over the slices that count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    seconds: f64,
+    delivered: u64,
+    cpu_us: Option<f64>,
+}
+
 #[derive(Serialize, Debug, Default)]
 pub struct Report {
+    #[serde(skip)]
+    counted: Counted,
     pub qos: u8,
     /// Of the whole run, warm-up included: every message is looked for.
     pub sent: u64,
@@ -71,16 +81,24 @@ impl Report {
         }
     }
 
-    /// Fills in what lies between two snapshots.
-    pub fn window(&mut self, from: Snapshot, to: Snapshot) {
-        let seconds = (to.at - from.at).as_secs_f64();
-        let delivered = (to.delivered - from.delivered) as f64;
-        self.deliveries_per_s = round(delivered / seconds);
+    /// Adds what lies between two snapshots.
+    pub fn add(&mut self, from: Snapshot, to: Snapshot) {
+        self.counted.seconds += (to.at - from.at).as_secs_f64();
+        self.counted.delivered += to.delivered - from.delivered;
         if let (Some(start), Some(end)) = (from.cpu, to.cpu) {
-            let cpu_us = (end - start).as_secs_f64() * 1e6;
-            self.cpu_us_per_delivery = (delivered > 0.0).then(|| round(cpu_us / delivered));
-            self.cpu_percent = Some(round(cpu_us / seconds / 1e4));
+            *self.counted.cpu_us.get_or_insert(0.0) += (end - start).as_secs_f64() * 1e6;
         }
+        let Counted {
+            seconds,
+            delivered,
+            cpu_us,
+        } = self.counted;
+        let delivered = delivered as f64;
+        self.deliveries_per_s = round(delivered / seconds);
+        self.cpu_us_per_delivery = cpu_us
+            .filter(|_| delivered > 0.0)
+            .map(|cpu_us| round(cpu_us / delivered));
+        self.cpu_percent = cpu_us.map(|cpu_us| round(cpu_us / seconds / 1e4));
     }
 
     pub fn latencies(&mut self, latency: &mut Latencies, lateness: &mut Latencies) {
@@ -148,7 +166,8 @@ mod tests {
             delivered: 1_100,
         };
         let mut report = Report::default();
-        report.window(from, to);
+        report.add(from, to);
+        report.add(from, to);
         assert_eq!(report.cpu_us_per_delivery, Some(10.0));
         assert_eq!(report.cpu_percent, Some(1.0));
         assert_eq!(report.deliveries_per_s, 1_000.0);
