@@ -103,6 +103,7 @@ async fn serve(
         limits: limits(&config),
         auth,
         connections: Default::default(),
+        closing: Default::default(),
         config,
     });
     local.set(Arc::clone(&shared));
@@ -218,13 +219,11 @@ impl Running {
         for session in self.shared.registry.all() {
             let _ = session.close(Wake::DRAIN, Box::new(|| ()));
         }
+        use std::sync::atomic::Ordering::Acquire;
+        // An end that is not committed would look like a lost connection, and publish the will.
+        let busy = || self.shared.connections.load(Acquire) + self.shared.closing.load(Acquire) > 0;
         let gone = async {
-            while self
-                .shared
-                .connections
-                .load(std::sync::atomic::Ordering::Acquire)
-                > 0
-            {
+            while busy() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

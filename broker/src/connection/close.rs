@@ -50,8 +50,7 @@ impl Connection {
             discard_will,
             expiry_s,
         };
-        // It outlives this task; an older epoch changes nothing.
-        tokio::spawn(shared.cluster().close(close));
+        shared.commit_close(close);
     }
 
     /// [MQTT-3.14.0-1], [MQTT-4.13.1-1]: in 5.0 the client is told why, where its socket still takes it.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use flotte_cluster::wire::{Open, Will};
+use flotte_cluster::handle::{Opened, Refused};
+use flotte_cluster::wire::{Close, Open, Will};
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
 use flotte_mqtt::property::{Properties, Property};
@@ -58,6 +59,25 @@ pub(super) async fn run(
     };
     let end = connection.serve().await;
     connection.close(end);
+}
+
+/// Ends a connection that was refused before its Open came back, should it come back after all.
+fn take_back(
+    shared: Arc<Shared>,
+    client: Bytes,
+    opening: impl Future<Output = Result<Opened, Refused>> + 'static,
+) {
+    tokio::task::spawn_local(async move {
+        if let Ok(opened) = opening.await {
+            let (epoch, discard_will) = (opened.epoch, true);
+            shared.commit_close(Close {
+                client,
+                epoch,
+                discard_will,
+                expiry_s: None,
+            });
+        }
+    });
 }
 
 /// Keeps the numbers of connections right, whatever happens.
@@ -316,9 +336,14 @@ impl Arrival {
             up_index: 0,
         };
         let limit = shared.barrier_max();
-        let opened = match tokio::time::timeout(limit, shared.cluster().open(open)).await {
+        let (cluster, client) = (shared.cluster().clone(), open.client.clone());
+        let mut opening = Box::pin(async move { cluster.open(open).await });
+        let opened = match tokio::time::timeout(limit, &mut opening).await {
             Ok(Ok(opened)) => opened,
-            Ok(Err(_)) | Err(_) => {
+            failed => {
+                if failed.is_err() {
+                    take_back(Arc::clone(&shared), client, opening);
+                }
                 shared.registry.open_failed(&admitted.client);
                 self.refuse(version, ReasonCode::ServerUnavailable);
                 return None;

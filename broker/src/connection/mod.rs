@@ -133,6 +133,8 @@ const WAITING_MAX: usize = 64;
 impl Connection {
     /// Serves until the end, and says why that was. What was read with CONNECT stands in `partial`.
     async fn serve(&mut self) -> End {
+        // CONNACK first, whatever came right behind CONNECT.
+        self.finish_wake_up();
         if let Err(end) = self.process() {
             return end;
         }

@@ -8,6 +8,9 @@ use super::subscribe::Request;
 use super::{Connection, End, timers};
 use crate::session::now_ms;
 
+/// The next look at a connection that waits for nothing.
+const IDLE_MS: u64 = 3_600_000;
+
 impl Connection {
     pub(super) fn handle_packet(&mut self, packet: Packet) -> Result<(), End> {
         match packet {
@@ -136,10 +139,13 @@ impl Connection {
     pub(super) fn set_deadline(&mut self) {
         let now = self.worker.wheel.now_ms();
         let soon = now + timers::TICK_MS;
-        let lease_check = self.worker.shared.config.cluster.node_down_after_ms;
-        // A connection that only waits still has to notice that the lease is gone, to be sent away in time.
-        let mut next = now + u64::from(lease_check);
+        // That the lease is gone the worker tells all its connections.
+        let mut next = now + IDLE_MS;
         if self.keep_alive_ms > 0 {
+            if !self.may_read() {
+                // What is not read for our own sake is not held against the client.
+                self.last_read_ms = now;
+            }
             let due = self.last_read_ms + self.keep_alive_ms;
             next = next.min(if due > now { due } else { soon });
         }

@@ -19,6 +19,9 @@ use crate::config::mqtt::DollarTopics;
 use crate::router::{Notify, Outgoing, Placing};
 use crate::session::now_ms;
 
+/// Retained payloads above this do not go through consensus in one piece, and not in several yet.
+const RETAINED_BYTES_MAX: usize = 4 << 20;
+
 /// A publish behind a retained one of the same connection.
 pub struct Waiting {
     message: Outgoing,
@@ -172,6 +175,15 @@ impl Connection {
 
     fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
         let message = message.compact();
+        if message.payload.len() > RETAINED_BYTES_MAX {
+            self.waiting.push_back(Waiting {
+                message,
+                ticket,
+                retain: None,
+                retained: Some(Ok((0, RetainResult::Quota))),
+            });
+            return;
+        }
         let retain = self
             .worker
             .shared

@@ -36,6 +36,8 @@ struct Inner {
 struct Entry {
     deadline_ms: Rc<Cell<u64>>,
     signal: Arc<Signal>,
+    /// The tick at which it is looked at; what stands of it in other slots is old.
+    scheduled: u64,
 }
 
 /// A connection's place in the wheel; it leaves with it.
@@ -72,6 +74,7 @@ impl Wheel {
         let key = inner.entries.insert(Entry {
             deadline_ms: Rc::clone(&at),
             signal,
+            scheduled: 0,
         });
         inner.place(key, at_ms);
         drop(inner);
@@ -79,6 +82,13 @@ impl Wheel {
             wheel: Rc::clone(self),
             key,
             at_ms: at,
+        }
+    }
+
+    /// Has every connection look at once, such as when the lease is gone.
+    pub fn wake_all(&self) {
+        for (_, entry) in &self.inner.borrow().entries {
+            entry.signal.raise(Wake::TIMER);
         }
     }
 
@@ -98,20 +108,23 @@ impl Wheel {
         let last = now_ms / TICK_MS;
         inner.tick = inner.tick.max(last.saturating_sub(SLOTS as u64 - 1));
         while inner.tick <= last {
-            let slot = slot_of(inner.tick);
+            let tick = inner.tick;
             inner.tick += 1;
-            for key in std::mem::take(&mut inner.slots[slot]) {
-                inner.visit(key, now_ms);
+            for key in std::mem::take(&mut inner.slots[slot_of(tick)]) {
+                inner.visit(key, tick, now_ms);
             }
         }
     }
 }
 
 impl Inner {
-    fn visit(&mut self, key: usize, now_ms: u64) {
+    fn visit(&mut self, key: usize, tick: u64, now_ms: u64) {
         let Some(entry) = self.entries.get(key) else {
             return;
         };
+        if entry.scheduled > tick {
+            return;
+        }
         let deadline = entry.deadline_ms.get();
         if deadline > now_ms {
             return self.place(key, deadline);
@@ -125,7 +138,10 @@ impl Inner {
         let tick = at_ms
             .div_ceil(TICK_MS)
             .clamp(self.tick, self.tick + SLOTS as u64 - 1);
-        self.slots[slot_of(tick)].push(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.scheduled = tick;
+            self.slots[slot_of(tick)].push(key);
+        }
     }
 }
 
@@ -201,6 +217,19 @@ mod tests {
         deadline.pull(101_000);
         wheel.turn(101_000);
         assert!(fired(&signal).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_pulled_often_stands_in_few_slots() {
+        let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
+        let deadline = wheel.insert(signal, 100_000);
+        for now in (0..50_000).step_by(100) {
+            deadline.set(now + 20_000);
+            deadline.pull(now + 1_000);
+            wheel.turn(now);
+        }
+        let held: usize = wheel.inner.borrow().slots.iter().map(Vec::len).sum();
+        assert!(held <= SLOTS, "{held}");
     }
 
     #[tokio::test(start_paused = true)]

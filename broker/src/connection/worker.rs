@@ -6,11 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use flotte_cluster::handle::Cluster;
+use flotte_cluster::wire::Close;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
@@ -25,6 +28,8 @@ use crate::session::{Limits, Registry};
 const READ_BYTES: usize = 64 << 10;
 /// Accepted sockets that wait for a worker.
 const QUEUE: usize = 1_024;
+/// How late the loss of the lease may be noticed by connections that only wait.
+const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// What all workers share.
 pub struct Shared {
@@ -40,9 +45,22 @@ pub struct Shared {
     pub auth: Authenticator,
     /// Connections of all listeners.
     pub connections: AtomicUsize,
+    /// Ends of connections that the cluster has not committed yet.
+    pub closing: AtomicUsize,
 }
 
 impl Shared {
+    /// Commits the end of a connection, in the background. It outlives whoever asks; an older epoch changes nothing.
+    pub fn commit_close(self: &Arc<Self>, close: Close) {
+        self.closing.fetch_add(1, Ordering::AcqRel);
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            // Refused: this start of the node is over, which ends all its connections.
+            let _ = shared.cluster().close(close).await;
+            shared.closing.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
     /// The cluster this node is part of.
     pub fn cluster(&self) -> &Cluster {
         self.router.cluster()
@@ -161,6 +179,21 @@ impl Workers {
     }
 }
 
+/// Wakes all connections when the lease is gone: those that only wait have to be sent away in time.
+async fn watch_lease(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(LEASE_LOOK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut held = true;
+    loop {
+        interval.tick().await;
+        let now = worker.shared.cluster().lease().held();
+        if held && !now {
+            worker.wheel.wake_all();
+        }
+        held = now;
+    }
+}
+
 async fn run(
     shared: Arc<Shared>,
     mut accepted: mpsc::Receiver<Accepted>,
@@ -171,7 +204,8 @@ async fn run(
         wheel: Wheel::new(),
         buffer: RefCell::new(BytesMut::new()),
     });
-    tokio::task::spawn_local(Rc::clone(&worker).wheel.clone().run());
+    tokio::task::spawn_local(Rc::clone(&worker.wheel).run());
+    tokio::task::spawn_local(watch_lease(Rc::clone(&worker)));
     loop {
         let next = tokio::select! {
             next = accepted.recv() => next,

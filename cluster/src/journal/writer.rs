@@ -396,6 +396,7 @@ impl Writer {
             .map_err(|error| JournalError::dead("fdatasync", &error))?;
         let ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let counters = &self.shared.counters;
+        metrics::histogram!("flotte_fsync_seconds").record(ns as f64 / 1e9);
         counters.fsyncs.fetch_add(1, Ordering::Relaxed);
         counters.last_fsync_ns.store(ns, Ordering::Relaxed);
         counters.max_fsync_ns.fetch_max(ns, Ordering::Relaxed);
