@@ -119,9 +119,14 @@ impl Cluster {
         self.node.meta().epochs().of_topic(topic)
     }
 
-    /// Where a topic goes.
+    /// Where a topic goes beyond this node; this node may or may not be among them.
     pub fn destinations(&self, topic: &str) -> Destinations {
-        self.node.meta().read().routes().destinations(topic)
+        let meta = self.node.meta().read();
+        if meta.routes().lead_beyond(self.node.id()) {
+            meta.routes().destinations(topic)
+        } else {
+            Destinations::default()
+        }
     }
 
     /// Sends a publish to another node. With `waiter` it is QoS 1/2, kept until placed, and the waiter is told.

@@ -27,6 +27,7 @@ pub enum Version {
 
 /// rumqttc has a type for each version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the names of the standard")]
 pub enum Level {
     AtMostOnce,
     AtLeastOnce,

@@ -11,11 +11,11 @@ use flotte_cluster::handle::{Opened, Refused};
 use flotte_cluster::wire::{Close, Open, Will};
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
-use flotte_mqtt::property::{Properties, Property};
+use flotte_mqtt::property::Properties;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Peer;
 use flotte_mqtt::topic::TopicName;
-use flotte_mqtt::{ByteStr, ClientId, QoS, Version};
+use flotte_mqtt::{ByteStr, ClientId, Version};
 use metrics::{counter, gauge};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -120,14 +120,14 @@ struct Arrival {
 }
 
 /// A CONNECT that may be tried, with what this broker makes of it.
-struct Admitted {
-    connect: Connect,
-    client: ClientId,
+pub(super) struct Admitted {
+    pub(super) connect: Connect,
+    pub(super) client: ClientId,
     /// It was given its id by this broker.
-    assigned: bool,
+    pub(super) assigned: bool,
     username: Option<Arc<str>>,
-    keep_alive_s: u16,
-    expiry_s: u32,
+    pub(super) keep_alive_s: u16,
+    pub(super) expiry_s: u32,
     will: Option<Will>,
 }
 
@@ -411,7 +411,7 @@ impl Arrival {
             session_present: present,
             reason: ReasonCode::Success,
             properties: if version == Version::V5 {
-                self.capabilities(&admitted, max_qos)
+                admitted.capabilities(&shared, max_qos)
             } else {
                 Properties::new()
             },
@@ -461,52 +461,6 @@ impl Arrival {
             full: None,
             blocked: false,
         }
-    }
-
-    /// What CONNACK says in 5.0: only what differs from the standard's defaults.
-    fn capabilities(&self, admitted: &Admitted, max_qos: QoS) -> Properties {
-        let shared = &self.worker.shared;
-        let config = &shared.config.mqtt;
-        let mut properties = Properties::new();
-        let asked = admitted.connect.properties.session_expiry().unwrap_or(0);
-        if asked != admitted.expiry_s {
-            properties.push(Property::SessionExpiry(admitted.expiry_s));
-        }
-        if let Some(maximum) = std::num::NonZeroU16::new(shared.limits.inbound.receive_maximum) {
-            properties.push(Property::ReceiveMaximum(maximum.into()));
-        }
-        if max_qos < QoS::ExactlyOnce {
-            properties.push(Property::MaximumQoS(max_qos));
-        }
-        if !config.retain_available {
-            properties.push(Property::RetainAvailable(false));
-        }
-        properties.push(Property::MaximumPacketSize(
-            u32::try_from(config.max_packet_size.as_usize()).unwrap_or(u32::MAX),
-        ));
-        if admitted.assigned {
-            properties.push(Property::AssignedClientId(
-                admitted.client.as_byte_str().clone(),
-            ));
-        }
-        if shared.limits.inbound.topic_alias_maximum > 0 {
-            properties.push(Property::TopicAliasMaximum(
-                shared.limits.inbound.topic_alias_maximum,
-            ));
-        }
-        if !config.wildcard_available {
-            properties.push(Property::WildcardAvailable(false));
-        }
-        if !config.subscription_ids_available {
-            properties.push(Property::SubscriptionIdsAvailable(false));
-        }
-        if !config.shared_available {
-            properties.push(Property::SharedAvailable(false));
-        }
-        if admitted.keep_alive_s != admitted.connect.keep_alive_s {
-            properties.push(Property::ServerKeepAlive(admitted.keep_alive_s));
-        }
-        properties
     }
 
     fn refuse(&self, version: Version, reason: ReasonCode) {

@@ -3,6 +3,7 @@
 //! `handshake`, SUBSCRIBE in `subscribe`; what goes out is written by whoever has it (see `session`).
 
 mod close;
+mod connack;
 mod handshake;
 mod packets;
 mod publish;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
-use flotte_cluster::id::NodeRef;
 use flotte_mqtt::codec::Decoder;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::{ClientId, QoS, Version};
@@ -121,8 +121,8 @@ pub struct Connection {
     /// SUBSCRIBEs and UNSUBSCRIBEs in their order; one is under way at a time.
     requests: VecDeque<subscribe::Request>,
     subscribing: Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>,
-    /// A link that was full when this client last published to it.
-    full: Option<NodeRef>,
+    /// Resolves when the link that was full when this client last published to it has room. Boxed, as it is rare.
+    full: Option<LocalBoxFuture<'static, ()>>,
     /// The socket took no more when last written to.
     blocked: bool,
 }
@@ -166,7 +166,7 @@ impl Connection {
             event = socket_event(socket, worker, may_read, *blocked), if may_read || *blocked => event,
             () = publish::placeable(waiting), if !waiting.is_empty() => Event::Placeable,
             done = subscribe::run(subscribing), if subscribing.is_some() => Event::Subscribed(done),
-            () = room(worker, *full), if full.is_some() => Event::Room,
+            () = room(full), if full.is_some() => Event::Room,
         }
     }
 
@@ -348,8 +348,8 @@ async fn socket_event(
     .await
 }
 
-async fn room(worker: &Rc<Worker>, link: Option<NodeRef>) {
-    if let Some(link) = link {
-        worker.shared.cluster().link_room(link).await;
+async fn room(full: &mut Option<LocalBoxFuture<'static, ()>>) {
+    if let Some(full) = full {
+        full.await;
     }
 }

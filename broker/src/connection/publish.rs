@@ -241,7 +241,10 @@ impl Connection {
             .filter(|_| matched.is_remote())
             .map(|ticket| Placing::new(Notify::Session(Arc::clone(&self.session), ticket)));
         let outcome = router.route(&message, &matched, placing.as_ref());
-        self.full = outcome.full.or(self.full);
+        if let Some(link) = outcome.full {
+            let cluster = self.worker.shared.cluster().clone();
+            self.full = Some(Box::pin(async move { cluster.link_room(link).await }));
+        }
         match placing {
             Some(placing) => {
                 placing.done();

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: one under way at a time, in their order. SUBACK goes out only when every node that may take
 //! a publish knows of the subscription.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,10 @@ impl Connection {
         let Some(request) = self.requests.pop_front() else {
             return;
         };
+        if self.requests.is_empty() {
+            // An idle connection keeps no room for them.
+            self.requests = VecDeque::new();
+        }
         let serving = Serving {
             worker: Rc::clone(&self.worker),
             session: Arc::clone(&self.session),

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, debug, debug_span};
 
 use super::handshake;
 use super::timers::Wheel;
@@ -212,7 +212,7 @@ async fn run(
             () = shutdown.cancelled() => None,
         };
         let Some(accepted) = next else { return };
-        let span = info_span!("client", peer = %accepted.peer, client = tracing::field::Empty);
+        let span = debug_span!("client", peer = %accepted.peer, client = tracing::field::Empty);
         let stream = match tokio::net::TcpStream::from_std(accepted.stream) {
             Ok(stream) => stream,
             Err(e) => {

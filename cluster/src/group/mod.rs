@@ -1,6 +1,7 @@
 //! Session groups: the replicated state of clients and its machine.
 
 mod machine;
+mod records;
 mod state;
 #[cfg(test)]
 mod tests;

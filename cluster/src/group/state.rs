@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use flotte_proto::session_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClientRecord, Close, EntryReply, GroupEntry, GroupHead, GroupRecord, Open,
-    OpenReply, OutboxRecord, Owner, Replies, SessionCommand, Will, batch_reply, group_record,
+    Batch, BatchReply, Close, EntryReply, GroupEntry, Open, OpenReply, Owner, Replies,
+    SessionCommand, Will, batch_reply,
 };
 use prost::Message;
 
@@ -77,15 +77,15 @@ pub struct Effects {
 /// The state of one session group.
 #[derive(Debug, Default)]
 pub struct GroupState {
-    clients: BTreeMap<Bytes, Client>,
+    pub(super) clients: BTreeMap<Bytes, Client>,
     /// When something is due for an offline client: (state time, client). Derived; at most one entry per client.
     timers: BTreeSet<(u64, Bytes)>,
-    outbox: BTreeMap<u64, FiredWill>,
-    last_epoch: u64,
-    last_will_key: u64,
-    ledger: Ledger,
-    time_ms: u64,
-    index: u64,
+    pub(super) outbox: BTreeMap<u64, FiredWill>,
+    pub(super) last_epoch: u64,
+    pub(super) last_will_key: u64,
+    pub(super) ledger: Ledger,
+    pub(super) time_ms: u64,
+    pub(super) index: u64,
 }
 
 impl GroupState {
@@ -315,7 +315,7 @@ impl GroupState {
         Some(client)
     }
 
-    fn arm(&mut self, id: &Bytes, client: &Client) {
+    pub(super) fn arm(&mut self, id: &Bytes, client: &Client) {
         if let Some(due) = next_due(client) {
             self.timers.insert((due, id.clone()));
         }
@@ -395,81 +395,6 @@ impl GroupState {
         self.time_ms
     }
 
-    /// The whole state as records, for a snapshot.
-    pub fn records(&self) -> Vec<GroupRecord> {
-        use group_record::Record as R;
-        let head = GroupHead {
-            index: self.index,
-            time_ms: self.time_ms,
-            last_epoch: self.last_epoch,
-            last_will_key: self.last_will_key,
-        };
-        let mut records = vec![R::Head(head)];
-        records.extend(self.ledger.records().map(R::Proposer));
-        records.extend(self.clients.iter().map(|(id, c)| {
-            R::Client(ClientRecord {
-                client: id.clone(),
-                epoch: c.epoch,
-                owner: c.owner.map(|node| owner(node, c.epoch)),
-                home: c.home.map(|node| owner(node, c.epoch)),
-                expiry_s: c.expiry_s,
-                will: c.will.as_deref().cloned(),
-                offline_since_ms: c.offline_since_ms,
-            })
-        }));
-        records.extend(self.outbox.iter().map(|(key, fired)| {
-            R::Outbox(OutboxRecord {
-                key: *key,
-                client: fired.client.clone(),
-                will: Some(fired.will.clone()),
-            })
-        }));
-        records
-            .into_iter()
-            .map(|record| GroupRecord {
-                record: Some(record),
-            })
-            .collect()
-    }
-
-    /// Takes a record back from a snapshot, into a state that began as the default.
-    pub fn restore(&mut self, record: GroupRecord) -> Result<(), String> {
-        use group_record::Record as R;
-        match record
-            .record
-            .ok_or("a snapshot record of an unknown kind")?
-        {
-            R::Head(head) => {
-                (self.index, self.time_ms) = (head.index, head.time_ms);
-                (self.last_epoch, self.last_will_key) = (head.last_epoch, head.last_will_key);
-            }
-            R::Proposer(record) => self.ledger.restore(record),
-            R::Client(c) => {
-                let client = Client {
-                    epoch: c.epoch,
-                    owner: c.owner.map(node_ref),
-                    home: c.home.map(node_ref),
-                    expiry_s: c.expiry_s,
-                    will: c.will.map(Box::new),
-                    offline_since_ms: c.offline_since_ms,
-                };
-                self.arm(&c.client, &client);
-                self.clients.insert(c.client, client);
-            }
-            R::Outbox(o) => {
-                let will = o.will.ok_or("outbox record without will")?;
-                self.outbox.insert(
-                    o.key,
-                    FiredWill {
-                        client: o.client,
-                        will,
-                    },
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// Panics where the parts of the state contradict each other. For tests.
     pub fn check_invariants(&self) {
         for (id, client) in &self.clients {
@@ -497,7 +422,7 @@ impl GroupState {
     }
 }
 
-fn owner(node: NodeRef, epoch: u64) -> Owner {
+pub(super) fn owner(node: NodeRef, epoch: u64) -> Owner {
     Owner {
         node_id: node.node.0,
         incarnation: node.incarnation,

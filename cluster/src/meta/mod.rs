@@ -1,6 +1,7 @@
 //! Group 0: members, routes, retained messages and placement, as a replicated state machine.
 
 mod machine;
+mod records;
 mod routes;
 mod state;
 #[cfg(test)]

@@ -68,6 +68,8 @@ pub struct Routes {
     /// Routes of nodes, and of shared subscriptions, in all.
     count_node: usize,
     count_share: usize,
+    /// Routes of each node.
+    per_node: BTreeMap<NodeId, usize>,
 }
 
 impl Routes {
@@ -80,11 +82,17 @@ impl Routes {
             let before = routes.nodes.len();
             routes.nodes.retain(|route| route.node.node != node.node);
             routes.nodes.push(NodeRoute { node, index });
-            self.count_node += routes.nodes.len() - before;
+            let added = routes.nodes.len() - before;
+            self.count_node += added;
+            *self.per_node.entry(node.node).or_default() += added;
         } else if let Some(routes) = self.tree.get_mut(filter) {
             let before = routes.nodes.len();
             routes.nodes.retain(|route| route.node != node);
-            self.count_node -= before - routes.nodes.len();
+            let removed = before - routes.nodes.len();
+            self.count_node -= removed;
+            if let Some(count) = self.per_node.get_mut(&node.node) {
+                *count -= removed;
+            }
             self.prune(filter);
         }
     }
@@ -139,7 +147,16 @@ impl Routes {
             !routes.is_empty()
         });
         self.count_node -= nodes;
+        if let Some(count) = self.per_node.get_mut(&node.node) {
+            *count -= nodes;
+        }
         self.count_share -= shares;
+    }
+
+    /// Whether anything leads to another node than this one, or to a share: else a walk finds nothing new.
+    pub fn lead_beyond(&self, me: NodeId) -> bool {
+        let mine = self.per_node.get(&me).copied().unwrap_or(0);
+        self.count_share > 0 || self.count_node > mine
     }
 
     /// All destinations of a topic, in one walk.

@@ -7,9 +7,8 @@ use flotte_mqtt::ByteStr;
 use flotte_mqtt::topic::{NameTree, TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, MetaHead,
-    MetaRecord, RefusedReply, Replies, Retain, RetainReply, RetainedRecord, SetRoute, SetShare,
-    batch_reply, meta_record, retain_reply,
+    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, RefusedReply,
+    Replies, Retain, RetainReply, SetRoute, SetShare, batch_reply, retain_reply,
 };
 use prost::Message;
 
@@ -55,18 +54,18 @@ pub struct Effects {
 #[derive(Debug, Default)]
 pub struct MetaState {
     /// 0 until founded.
-    cluster_id: u64,
-    settings: ClusterSettings,
-    members: BTreeMap<NodeId, Member>,
+    pub(super) cluster_id: u64,
+    pub(super) settings: ClusterSettings,
+    pub(super) members: BTreeMap<NodeId, Member>,
     /// Ids that never come back: their name returned under another id.
-    refused: BTreeSet<NodeId>,
-    placement: BTreeMap<GroupId, Vec<NodeId>>,
-    routes: Routes,
-    retained: NameTree<Retained>,
-    retained_bytes: u64,
-    ledger: Ledger,
-    time_ms: u64,
-    index: u64,
+    pub(super) refused: BTreeSet<NodeId>,
+    pub(super) placement: BTreeMap<GroupId, Vec<NodeId>>,
+    pub(super) routes: Routes,
+    pub(super) retained: NameTree<Retained>,
+    pub(super) retained_bytes: u64,
+    pub(super) ledger: Ledger,
+    pub(super) time_ms: u64,
+    pub(super) index: u64,
 }
 
 impl MetaState {
@@ -407,83 +406,6 @@ impl MetaState {
     pub fn time_ms(&self) -> u64 {
         self.time_ms
     }
-
-    /// The whole state as records, for a snapshot. Payloads are shared, not copied.
-    pub fn records(&self) -> Vec<MetaRecord> {
-        use meta_record::Record as R;
-        let head = MetaHead {
-            cluster_id: self.cluster_id,
-            index: self.index,
-            time_ms: self.time_ms,
-            settings: Some(self.settings),
-            refused_ids: self.refused.iter().map(|id| id.0).collect(),
-        };
-        let mut records = vec![R::Head(head)];
-        records.extend(self.members.values().cloned().map(R::Member));
-        records.extend(self.placement.iter().map(|(group, members)| {
-            R::Placement(flotte_proto::Placement {
-                group: group.0,
-                members: members.iter().map(|n| n.0).collect(),
-            })
-        }));
-        records.extend(self.ledger.records().map(R::Proposer));
-        records.extend(self.routes.records().into_iter().map(R::Route));
-        records.extend(self.retained.iter().map(|(_, item)| {
-            let retain = Some(item.retain.clone());
-            R::Retained(RetainedRecord {
-                retain,
-                index: item.index,
-                time_ms: item.time_ms,
-            })
-        }));
-        records
-            .into_iter()
-            .map(|record| MetaRecord {
-                record: Some(record),
-            })
-            .collect()
-    }
-
-    /// Takes a record back from a snapshot, into a state that began as the default.
-    pub fn restore(&mut self, record: MetaRecord) -> Result<(), String> {
-        use meta_record::Record as R;
-        match record
-            .record
-            .ok_or("a snapshot record of an unknown kind")?
-        {
-            R::Head(head) => {
-                (self.cluster_id, self.index, self.time_ms) =
-                    (head.cluster_id, head.index, head.time_ms);
-                self.settings = head.settings.ok_or("snapshot head without settings")?;
-                self.refused = head.refused_ids.into_iter().map(NodeId).collect();
-            }
-            R::Member(member) => {
-                self.members.insert(NodeId(member.node_id), member);
-            }
-            R::Placement(p) => {
-                self.placement.insert(
-                    GroupId(p.group),
-                    p.members.into_iter().map(NodeId).collect(),
-                );
-            }
-            R::Proposer(record) => self.ledger.restore(record),
-            R::Route(record) => self.routes.restore(record)?,
-            R::Retained(record) => {
-                let retain = record.retain.ok_or("retained record without message")?;
-                let topic = parse_topic(retain.topic.clone())?;
-                self.retained_bytes += size_of_retained(&retain);
-                self.retained.insert(
-                    &topic,
-                    Retained {
-                        retain,
-                        index: record.index,
-                        time_ms: record.time_ms,
-                    },
-                );
-            }
-        }
-        Ok(())
-    }
 }
 
 fn decode_command(command: Bytes) -> Result<Command, String> {
@@ -493,11 +415,11 @@ fn decode_command(command: Bytes) -> Result<Command, String> {
         .ok_or_else(|| "a command that this version does not know".into())
 }
 
-fn size_of_retained(retain: &Retain) -> u64 {
+pub(super) fn size_of_retained(retain: &Retain) -> u64 {
     (retain.topic.len() + retain.properties.len() + retain.payload.len()) as u64
 }
 
-fn parse_topic(bytes: Bytes) -> Result<TopicName, String> {
+pub(super) fn parse_topic(bytes: Bytes) -> Result<TopicName, String> {
     let text = ByteStr::try_from(bytes).map_err(|e| format!("topic: {e}"))?;
     TopicName::parse(text).map_err(|e| format!("topic: {e}"))
 }

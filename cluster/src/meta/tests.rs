@@ -175,9 +175,11 @@ fn routes_lead_to_every_node_once() {
     assert_eq!(rig.nodes("a/b"), [1, 2]);
     assert_eq!(rig.nodes("x"), [2]);
     assert!(rig.nodes("$SYS/x").is_empty());
+    assert!(rig.state.routes().lead_beyond(NodeId(1)) && rig.state.routes().lead_beyond(NodeId(2)));
     rig.run(node(2, 1), route("#", false));
     rig.run(node(2, 1), route("a/b", false));
     assert_eq!(rig.nodes("a/b"), [1]);
+    assert!(!rig.state.routes().lead_beyond(NodeId(1)));
     assert_eq!(rig.state.routes().counts(), (1, 0));
 }
 

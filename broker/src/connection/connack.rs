@@ -1,0 +1,54 @@
+//! What CONNACK tells a client of 5.0 about this broker.
+
+use flotte_mqtt::QoS;
+use flotte_mqtt::property::{Properties, Property};
+
+use super::handshake::Admitted;
+use super::worker::Shared;
+
+impl Admitted {
+    /// What CONNACK says in 5.0: only what differs from the standard's defaults.
+    pub(super) fn capabilities(&self, shared: &Shared, max_qos: QoS) -> Properties {
+        let config = &shared.config.mqtt;
+        let mut properties = Properties::new();
+        let asked = self.connect.properties.session_expiry().unwrap_or(0);
+        if asked != self.expiry_s {
+            properties.push(Property::SessionExpiry(self.expiry_s));
+        }
+        if let Some(maximum) = std::num::NonZeroU16::new(shared.limits.inbound.receive_maximum) {
+            properties.push(Property::ReceiveMaximum(maximum.into()));
+        }
+        if max_qos < QoS::ExactlyOnce {
+            properties.push(Property::MaximumQoS(max_qos));
+        }
+        if !config.retain_available {
+            properties.push(Property::RetainAvailable(false));
+        }
+        properties.push(Property::MaximumPacketSize(
+            u32::try_from(config.max_packet_size.as_usize()).unwrap_or(u32::MAX),
+        ));
+        if self.assigned {
+            properties.push(Property::AssignedClientId(
+                self.client.as_byte_str().clone(),
+            ));
+        }
+        if shared.limits.inbound.topic_alias_maximum > 0 {
+            properties.push(Property::TopicAliasMaximum(
+                shared.limits.inbound.topic_alias_maximum,
+            ));
+        }
+        if !config.wildcard_available {
+            properties.push(Property::WildcardAvailable(false));
+        }
+        if !config.subscription_ids_available {
+            properties.push(Property::SubscriptionIdsAvailable(false));
+        }
+        if !config.shared_available {
+            properties.push(Property::SharedAvailable(false));
+        }
+        if self.keep_alive_s != self.connect.keep_alive_s {
+            properties.push(Property::ServerKeepAlive(self.keep_alive_s));
+        }
+        properties
+    }
+}

@@ -1,0 +1,85 @@
+//! The state of group 0 as the records of a snapshot, and back.
+
+use flotte_proto::{MetaHead, MetaRecord, RetainedRecord, meta_record};
+
+use super::state::{MetaState, Retained, parse_topic, size_of_retained};
+use crate::id::{GroupId, NodeId};
+
+impl MetaState {
+    /// The whole state as records, for a snapshot. Payloads are shared, not copied.
+    pub fn records(&self) -> Vec<MetaRecord> {
+        use meta_record::Record as R;
+        let head = MetaHead {
+            cluster_id: self.cluster_id,
+            index: self.index,
+            time_ms: self.time_ms,
+            settings: Some(self.settings),
+            refused_ids: self.refused.iter().map(|id| id.0).collect(),
+        };
+        let mut records = vec![R::Head(head)];
+        records.extend(self.members.values().cloned().map(R::Member));
+        records.extend(self.placement.iter().map(|(group, members)| {
+            R::Placement(flotte_proto::Placement {
+                group: group.0,
+                members: members.iter().map(|n| n.0).collect(),
+            })
+        }));
+        records.extend(self.ledger.records().map(R::Proposer));
+        records.extend(self.routes.records().into_iter().map(R::Route));
+        records.extend(self.retained.iter().map(|(_, item)| {
+            let retain = Some(item.retain.clone());
+            R::Retained(RetainedRecord {
+                retain,
+                index: item.index,
+                time_ms: item.time_ms,
+            })
+        }));
+        records
+            .into_iter()
+            .map(|record| MetaRecord {
+                record: Some(record),
+            })
+            .collect()
+    }
+
+    /// Takes a record back from a snapshot, into a state that began as the default.
+    pub fn restore(&mut self, record: MetaRecord) -> Result<(), String> {
+        use meta_record::Record as R;
+        match record
+            .record
+            .ok_or("a snapshot record of an unknown kind")?
+        {
+            R::Head(head) => {
+                (self.cluster_id, self.index, self.time_ms) =
+                    (head.cluster_id, head.index, head.time_ms);
+                self.settings = head.settings.ok_or("snapshot head without settings")?;
+                self.refused = head.refused_ids.into_iter().map(NodeId).collect();
+            }
+            R::Member(member) => {
+                self.members.insert(NodeId(member.node_id), member);
+            }
+            R::Placement(p) => {
+                self.placement.insert(
+                    GroupId(p.group),
+                    p.members.into_iter().map(NodeId).collect(),
+                );
+            }
+            R::Proposer(record) => self.ledger.restore(record),
+            R::Route(record) => self.routes.restore(record)?,
+            R::Retained(record) => {
+                let retain = record.retain.ok_or("retained record without message")?;
+                let topic = parse_topic(retain.topic.clone())?;
+                self.retained_bytes += size_of_retained(&retain);
+                self.retained.insert(
+                    &topic,
+                    Retained {
+                        retain,
+                        index: record.index,
+                        time_ms: record.time_ms,
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+}
