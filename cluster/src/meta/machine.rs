@@ -121,9 +121,9 @@ impl MetaMachine {
 }
 
 impl Machine for MetaMachine {
-    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
+    fn apply(&self, index: u64, term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
-        let reply = self.state.write().apply(index, &entry, &mut effects);
+        let reply = self.state.write().apply(index, term, &entry, &mut effects);
         self.publish(&effects);
         reply.map_err(|e| Fatal(e.to_string()))
     }

@@ -6,6 +6,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use tests::a_founded_machine;
+
 pub use machine::{BranchEpochs, MetaMachine};
 pub use routes::{Destinations, Routes, ShareTarget};
 pub use state::{Effects, MetaState, Retained, UnknownEntry};
