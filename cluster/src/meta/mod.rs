@@ -7,7 +7,7 @@ mod state;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use tests::a_founded_machine;
+pub(crate) use tests::{a_founded_machine, a_founding_entry};
 
 pub use machine::{BranchEpochs, MetaMachine};
 pub use routes::{Destinations, Routes, ShareTarget};

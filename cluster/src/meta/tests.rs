@@ -24,6 +24,13 @@ fn node(id: u64, incarnation: u64) -> NodeRef {
 
 /// A machine with members 1 to `count`, none of which has come Up.
 pub(crate) fn a_founded_machine(count: u64) -> MetaMachine {
+    let machine = MetaMachine::default();
+    crate::raft::Machine::apply(&machine, 1, TERM, a_founding_entry(count)).unwrap();
+    machine
+}
+
+/// The first entry of a cluster of `count` members.
+pub(crate) fn a_founding_entry(count: u64) -> Bytes {
     let member = |id: u64| Member {
         node_id: id,
         name: format!("n{id}"),
@@ -48,9 +55,7 @@ pub(crate) fn a_founded_machine(count: u64) -> MetaMachine {
         time_ms: 1,
         batches: vec![batch],
     };
-    let machine = MetaMachine::default();
-    crate::raft::Machine::apply(&machine, 1, TERM, entry.encode_to_vec().into()).unwrap();
-    machine
+    entry.encode_to_vec().into()
 }
 
 /// A founded group of three nodes.

@@ -38,6 +38,8 @@ impl Node {
         if !self.meta_group.is_initialized().await.unwrap_or(true) {
             self.ask_to_join().await;
         }
+        // A leader may be there before the cluster is founded: an Up before that would be one of a stranger.
+        self.meta.founded().await;
         loop {
             let incarnation = match self.store.next_incarnation() {
                 Ok(incarnation) => incarnation,
