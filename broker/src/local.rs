@@ -1,11 +1,10 @@
 //! What the cluster asks of this node's clients.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use flotte_cluster::handle::{FiredWill, Kick, Local};
-use flotte_cluster::wire::{Forward, RetainResult, SharePick, WillKey};
+use flotte_cluster::wire::{Forward, RetainResult, SharePick, WillKey, WillKeys};
 use flotte_mqtt::property::{Context, Properties, PropertyId};
 use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
 use flotte_mqtt::{ByteStr, ClientId, QoS};
@@ -23,26 +22,8 @@ use crate::session::{Wake, flush_dirty, now_ms};
 #[derive(Default)]
 pub struct LocalClients {
     shared: OnceLock<Arc<Shared>>,
-    wills: Mutex<SeenWills>,
-}
-
-/// Keys of wills that were fanned out here, by group: a repeat is dropped. Bounded: keys below the floor, which every
-/// fan-out carries, are forgotten.
-#[derive(Debug, Default)]
-struct SeenWills {
-    groups: BTreeMap<u32, BTreeSet<u64>>,
-    floors: BTreeMap<u32, u64>,
-}
-
-impl SeenWills {
-    /// Notes a key. False = it was seen before.
-    fn insert(&mut self, key: &WillKey) -> bool {
-        let floor = self.floors.entry(key.group).or_default();
-        *floor = key.floor.max(*floor);
-        let seen = self.groups.entry(key.group).or_default();
-        *seen = seen.split_off(floor);
-        key.key >= *floor && seen.insert(key.key)
-    }
+    /// Of wills that were fanned out here.
+    wills: Arc<Mutex<WillKeys>>,
 }
 
 impl LocalClients {
@@ -111,8 +92,8 @@ impl Local for LocalClients {
             warn!("a will cannot be read");
             return futures::future::ready(true).boxed();
         };
-        let repeated = self.is_repeated(Some(&key));
-        async move { publish_will(&shared, message, repeated).await }.boxed()
+        let wills = Arc::clone(&self.wills);
+        async move { publish_will(&shared, message, &key, &wills).await }.boxed()
     }
 
     fn reset(&self) -> BoxFuture<'static, ()> {
@@ -123,7 +104,12 @@ impl Local for LocalClients {
     }
 }
 
-async fn publish_will(shared: &Arc<Shared>, mut message: Outgoing, repeated: bool) -> bool {
+async fn publish_will(
+    shared: &Arc<Shared>,
+    mut message: Outgoing,
+    key: &WillKey,
+    wills: &Mutex<WillKeys>,
+) -> bool {
     if message.retain {
         match shared.cluster().retain(retain_command(&message)).await {
             Ok((index, RetainResult::Stored | RetainResult::Deleted)) => {
@@ -137,7 +123,8 @@ async fn publish_will(shared: &Arc<Shared>, mut message: Outgoing, repeated: boo
     let placing =
         (message.qos > QoS::AtMostOnce).then(|| Placing::new(Notify::Task(Mutex::new(Some(task)))));
     let mut matched = shared.router.matched(&message.topic, &message.publisher);
-    if repeated {
+    // Not before: one that could not be retained was fanned out to nobody, and comes again.
+    if !wills.lock().insert(key) {
         matched.targets.clear();
     }
     shared.router.route(&message, &matched, placing.as_ref());
@@ -225,29 +212,4 @@ fn share_of(pick: &SharePick) -> Option<(ShareName, TopicFilter)> {
     let group = ShareName::parse(ByteStr::try_from(pick.group.clone()).ok()?).ok()?;
     let filter = TopicFilter::parse(ByteStr::try_from(pick.filter.clone()).ok()?).ok()?;
     Some((group, filter))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_will_is_fanned_out_once_and_forgotten_below_the_floor() {
-        let mut seen = SeenWills::default();
-        let key = |key, floor| WillKey {
-            group: 1,
-            key,
-            floor,
-        };
-        assert!(seen.insert(&key(3, 1)));
-        assert!(!seen.insert(&key(3, 1)));
-        assert!(seen.insert(&WillKey {
-            group: 2,
-            key: 3,
-            floor: 1
-        }));
-        assert!(seen.insert(&key(5, 4)));
-        assert!(!seen.insert(&key(3, 1)), "below the floor it was done");
-        assert_eq!(seen.groups[&1].len(), 1);
-    }
 }

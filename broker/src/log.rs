@@ -62,11 +62,13 @@ impl Handle {
 }
 
 /// What is logged at `level`: a plain level is that of Flotte's own crates, and libraries only warn; directives stand as
-/// they are.
+/// they are. The consensus library warns of every request that a dead peer does not answer, many a second: what of that
+/// matters this program says itself, so its warnings are for debugging.
 fn directives(level: &Level) -> String {
     match level.as_str() {
-        plain @ ("off" | "error" | "warn") => plain.to_owned(),
-        plain @ ("info" | "debug" | "trace") => format!("warn,flotte={plain}"),
+        plain @ ("off" | "error") => plain.to_owned(),
+        plain @ ("warn" | "info") => format!("warn,openraft=error,flotte={plain}"),
+        plain @ ("debug" | "trace") => format!("warn,flotte={plain}"),
         directives => directives.to_owned(),
     }
 }
@@ -116,6 +118,26 @@ mod tests {
             "error",
             || tracing::enabled!(target: "openraft", tracing::Level::WARN)
         ));
+    }
+
+    #[test]
+    fn warnings_of_the_consensus_library_are_for_debugging() {
+        for (level, warns) in [("warn", false), ("info", false), ("debug", true)] {
+            let library = |at| {
+                enabled(level, || match at {
+                    tracing::Level::WARN => {
+                        tracing::enabled!(target: "openraft::core", tracing::Level::WARN)
+                    }
+                    _ => tracing::enabled!(target: "openraft::core", tracing::Level::ERROR),
+                })
+            };
+            assert_eq!(library(tracing::Level::WARN), warns, "{level}");
+            assert!(library(tracing::Level::ERROR), "{level}");
+            assert!(enabled(
+                level,
+                || tracing::enabled!(target: "flotte_cluster::raft", tracing::Level::WARN)
+            ));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ const FORMAT: &[u8] = b"flotte-data 1\n";
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("data directory {0} is in use by another process")]
+    #[error("data directory {0} is locked: another process uses it")]
     Locked(PathBuf),
     /// It holds something else, or a layout that this version does not know.
     #[error("{0} is not a data directory of this version: {1}")]

@@ -46,7 +46,7 @@ fn ready_single_node_serves_metrics_and_status() {
 #[test]
 fn unknown_key_is_refused_with_the_nearest_known_one() {
     let launch = Launch::new("bad").env("FLOTTE_MQTT__MAX_PAKET_SIZE", "1 MiB");
-    refuses(launch, BAD_CONFIGURATION, &["max_packet_size"]);
+    refuses(launch, BAD_CONFIGURATION, &["FLOTTE_MQTT__MAX_PACKET_SIZE"]);
 }
 
 #[test]

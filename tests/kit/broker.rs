@@ -311,6 +311,7 @@ impl Broker {
         let status = until_blocking(limit, &what, || child.try_wait().expect("own child"));
         reaper::forget(pid);
         self.child = None;
+        self.log.wait_complete(STOP_LIMIT);
         status
     }
 

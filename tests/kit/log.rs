@@ -23,6 +23,8 @@ struct Lines {
     gone: usize,
     /// The number of the line that marks the newest start.
     newest_start: usize,
+    /// Outputs that have not ended.
+    followed: usize,
 }
 
 impl Log {
@@ -47,12 +49,23 @@ impl Log {
     /// Adds every line of `output` until it ends, on a thread of its own.
     pub fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
         let log = Arc::clone(self);
+        log.lock().followed += 1;
         std::thread::spawn(move || {
-            for line in BufReader::new(output).split(b'\n') {
-                let Ok(line) = line else { return };
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 log.add(String::from_utf8_lossy(&line).into_owned());
             }
+            log.lock().followed -= 1;
+            log.grown.notify_all();
         });
+    }
+
+    /// Waits until all outputs have ended and every line of them is here: a process may be gone before its last words
+    /// were read. Not beyond `limit`: a child of it may hold them open.
+    pub fn wait_complete(&self, limit: Duration) {
+        let waited = self
+            .grown
+            .wait_timeout_while(self.lock(), limit, |lines| lines.followed > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits until `pick` finds something in what the newest start wrote, or time is up.
@@ -111,6 +124,19 @@ mod tests {
         log.mark("second");
         assert_eq!(log.find(NOW, ready), None);
         assert!(log.contains("ready"));
+    }
+
+    #[test]
+    fn last_words_are_waited_for() {
+        let log = Arc::new(Log::default());
+        let (words, mut mouth) = std::io::pipe().expect("a pipe");
+        log.follow(words);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            std::io::Write::write_all(&mut mouth, b"last").expect("someone listens");
+        });
+        log.wait_complete(Duration::from_secs(10));
+        assert!(log.contains("last"));
     }
 
     #[test]

@@ -294,5 +294,6 @@ pub(crate) fn retain_command(message: &Outgoing) -> Retain {
         payload: message.payload.clone(),
         publisher: message.publisher.as_bytes().clone(),
         expires_at_ms: message.expires_at_ms.unwrap_or(0),
+        will: message.will,
     }
 }

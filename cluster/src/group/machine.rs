@@ -1,5 +1,6 @@
 //! The state of a session group behind its lock, as the consensus group applies it and the leader's runtime reads it.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::state::{Effects, Ended, GroupState};
-use crate::id::GroupId;
+use crate::id::{GroupId, NodeRef};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
 
@@ -18,9 +19,11 @@ pub struct GroupMachine {
     group: GroupId,
     /// Held for one entry at a time by apply.
     state: Mutex<GroupState>,
-    /// Sessions that ended and whose homes were not told yet; the leader's runtime takes them. Bounded by [`ENDED_MAX`]:
+    /// Sessions that ended and whose homes were not told yet; the runtime takes them. Bounded by [`ENDED_MAX`]:
     /// a home that is not told finds out at the client's next Open.
     ended: Mutex<Vec<Ended>>,
+    /// Nodes with an Open since the runtime last looked; one entry for each start of a node at most.
+    openers: Mutex<BTreeSet<NodeRef>>,
     /// Wakes the leader's runtime: there is something in the outbox or in `ended`.
     work: Notify,
 }
@@ -35,6 +38,7 @@ impl GroupMachine {
             group,
             state: Mutex::default(),
             ended: Mutex::default(),
+            openers: Mutex::default(),
             work: Notify::new(),
         }
     }
@@ -47,6 +51,11 @@ impl GroupMachine {
     /// Takes the sessions that ended since the last call.
     pub fn take_ended(&self) -> Vec<Ended> {
         std::mem::take(&mut *self.ended.lock())
+    }
+
+    /// Takes the nodes with an Open since the last call.
+    pub fn take_openers(&self) -> BTreeSet<NodeRef> {
+        std::mem::take(&mut *self.openers.lock())
     }
 
     /// Resolves when there may be work for the leader's runtime.
@@ -67,6 +76,7 @@ impl Machine for GroupMachine {
         let room = ENDED_MAX.saturating_sub(ended.len());
         ended.extend(effects.ended.into_iter().take(room));
         drop(ended);
+        self.openers.lock().extend(effects.openers);
         if busy {
             self.work.notify_one();
         }

@@ -54,7 +54,7 @@ pub struct FiredWill {
     pub will: Will,
 }
 
-/// A session that ended without its home having asked for it.
+/// A session that ended, or went to another node, without its home having asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Its client.
@@ -65,13 +65,15 @@ pub struct Ended {
     pub home: NodeRef,
 }
 
-/// What an entry changed that the leader's runtime must act on.
+/// What an entry changed that the runtime must act on.
 #[derive(Debug, Default, PartialEq)]
 pub struct Effects {
     /// The outbox has new wills.
     pub fired: bool,
     /// Homes to be told.
     pub ended: Vec<Ended>,
+    /// Nodes with an Open in the entry: whether they are Up is for the leader to judge.
+    pub openers: BTreeSet<NodeRef>,
 }
 
 /// The state of one session group.
@@ -171,6 +173,7 @@ impl GroupState {
 
     fn open(&mut self, from: NodeRef, open: Open, effects: &mut Effects) -> OpenReply {
         self.last_epoch += 1;
+        effects.openers.insert(from);
         let mut reply = OpenReply {
             epoch: self.last_epoch,
             ..OpenReply::default()
@@ -181,6 +184,13 @@ impl GroupState {
             reply.former = old.owner.map(|node| owner(node, old.epoch));
             if !reply.session_present {
                 reply.former_home = old.home.map(|node| owner(node, old.epoch));
+            }
+            if let Some(home) = old.owner.or(old.home).filter(|home| *home != from) {
+                effects.ended.push(Ended {
+                    client: open.client.clone(),
+                    epoch: old.epoch,
+                    home,
+                });
             }
             // A will whose delay had not passed is dropped when its session goes on, or went down with its node while
             // the client is back in time; it fires when the client itself ended the session [MQTT-3.1.2-8].

@@ -142,6 +142,30 @@ fn a_session_is_present_only_at_its_home() {
 }
 
 #[test]
+fn a_session_that_opens_elsewhere_ends_at_its_home() {
+    let mut rig = Rig::default();
+    let first = rig.open(A, open(false, 60));
+    let moved = rig.run(B, Command::Open(open(false, 60))).1;
+    let ended = Ended {
+        client: "c".into(),
+        epoch: first.epoch,
+        home: A,
+    };
+    assert_eq!(moved.ended, [ended], "it was connected");
+    assert!(moved.openers.iter().eq([&B]));
+    let here = rig.run(B, Command::Open(open(true, 60))).1;
+    assert!(here.ended.is_empty(), "whoever opens it there sees to it");
+    let epoch = rig.state.client(b"c").unwrap().epoch;
+    rig.close(B, epoch, true);
+    let back = rig.run(A, Command::Open(open(false, 60))).1;
+    assert_eq!(
+        (back.ended[0].epoch, back.ended[0].home),
+        (epoch, B),
+        "it was offline"
+    );
+}
+
+#[test]
 fn a_clean_start_ends_the_old_session() {
     let mut rig = Rig::default();
     let first = rig.open(A, open(false, 60));

@@ -40,7 +40,7 @@ pub enum JournalError {
     TooLarge { len: usize, max: usize },
     /// Something that was durable is no longer what was written. Group and index are named where the record
     /// still says them.
-    #[error("journal: segment {segment} is corrupt at byte {offset} ({}): {reason}", named(*.group, *.index))]
+    #[error("journal: segment {segment:016x}.seg is corrupt at byte {offset} ({}): {reason}", named(*.group, *.index))]
     Corrupt {
         segment: u64,
         offset: u64,
@@ -49,7 +49,9 @@ pub enum JournalError {
         reason: &'static str,
     },
     /// Written by a program with another format.
-    #[error("journal: segment {segment} has format {found}, this program reads format {known}")]
+    #[error(
+        "journal: segment {segment:016x}.seg has format {found}, this program reads format {known}"
+    )]
     Version {
         segment: u64,
         found: u32,
@@ -59,7 +61,7 @@ pub enum JournalError {
     #[error("journal: can not open: {cause}")]
     Open { cause: String },
     /// An entry could not be read from the disk. Nothing else is wrong with the journal.
-    #[error("journal: can not read segment {segment}: {cause}")]
+    #[error("journal: can not read segment {segment:016x}.seg: {cause}")]
     Read { segment: u64, cause: String },
     /// The journal was shut down.
     #[error("journal: shut down")]

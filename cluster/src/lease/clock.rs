@@ -1,6 +1,6 @@
 //! The serve lease as the workers see it: one atomic deadline against a clock that also runs while the machine sleeps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -16,16 +16,21 @@ pub fn boot_ns() -> u64 {
 pub struct Lease {
     /// [`boot_ns`] at which it ends; 0 = none was ever held. Set by the renewer, read by all.
     deadline_ns: AtomicU64,
+    /// The process leaves: whatever is still answered to it counts no more.
+    retired: AtomicBool,
 }
 
 impl Lease {
     /// Whether it is held right now.
     pub fn held(&self) -> bool {
-        boot_ns() < self.deadline_ns.load(Ordering::Acquire)
+        self.left_ns() > 0
     }
 
     /// How long it is still held, in ns; 0 = not held.
     pub fn left_ns(&self) -> u64 {
+        if self.retired.load(Ordering::Acquire) {
+            return 0;
+        }
         self.deadline_ns
             .load(Ordering::Acquire)
             .saturating_sub(boot_ns())
@@ -39,6 +44,11 @@ impl Lease {
     /// Serves no more from now on.
     pub fn give_up(&self) {
         self.deadline_ns.store(0, Ordering::Release);
+    }
+
+    /// Never serves again: before a node says of itself that it is Down, and once its storage failed.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
     }
 }
 
@@ -56,5 +66,13 @@ mod tests {
         assert!(lease.held(), "an older answer does not shorten it");
         lease.give_up();
         assert!(!lease.held());
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_end_counts_no_more() {
+        let lease = Lease::default();
+        lease.retire();
+        lease.extend(boot_ns() + 60_000_000_000);
+        assert!(!lease.held() && lease.left_ns() == 0);
     }
 }

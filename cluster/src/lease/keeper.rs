@@ -58,6 +58,8 @@ pub struct Keeper<T> {
     me: NodeId,
     leading: bool,
     watched: BTreeMap<NodeId, Watch>,
+    /// Meta index up to which `watched` holds every node that is Up.
+    members_index: u64,
     /// Arrived since the ReadIndex under way began.
     arrived: Vec<Renewal<T>>,
     /// Answered by the ReadIndex under way.
@@ -85,6 +87,7 @@ impl<T> Keeper<T> {
             me,
             leading: false,
             watched: BTreeMap::new(),
+            members_index: 0,
             arrived: Vec::new(),
             reading: None,
             answers: Vec::new(),
@@ -109,8 +112,9 @@ impl<T> Keeper<T> {
         }
     }
 
-    /// The nodes that are Up in this node's replica.
-    pub fn handle_members(&mut self, up: &[NodeRef], now_ns: u64) {
+    /// The nodes that are Up in this node's replica, which has applied `index`.
+    pub fn handle_members(&mut self, up: &[NodeRef], index: u64, now_ns: u64) {
+        self.members_index = index;
         self.watched.retain(|node, watch| {
             up.contains(&NodeRef {
                 node: *node,
@@ -160,7 +164,10 @@ impl<T> Keeper<T> {
             .values()
             .map(|watch| watch.applied)
             .min()
-            .unwrap_or(0);
+            .unwrap_or(0)
+            // A node may serve under a lease of the leader before, though its Up is not applied here: beyond what is
+            // applied here nothing is known of all.
+            .min(self.members_index);
         let timing = self.timing;
         for renewal in renewals {
             let answer = match (index, self.known(renewal.node)) {
@@ -273,7 +280,7 @@ mod tests {
             },
         );
         keeper.handle_leadership(true, 0);
-        keeper.handle_members(&[ME, OTHER], 0);
+        keeper.handle_members(&[ME, OTHER], u64::MAX, 0);
         keeper
     }
 
@@ -340,7 +347,7 @@ mod tests {
         keeper.handle_read(Some(9), 1_001);
         assert_eq!(keeper.poll_answers(), [("late", Answer::NotLeader)]);
         assert_eq!(keeper.handle_tick(1_050), [OTHER], "until it is applied");
-        keeper.handle_members(&[ME], 1_060);
+        keeper.handle_members(&[ME], u64::MAX, 1_060);
         assert!(keeper.handle_tick(1_100).is_empty());
         renew(&mut keeper, OTHER, 5, "down");
         assert_eq!(keeper.poll_answers(), [("down", Answer::Down)]);
@@ -418,10 +425,28 @@ mod tests {
             ..OTHER
         };
         tick_to(&mut keeper, 50, 500);
-        keeper.handle_members(&[ME, newer], 500);
+        keeper.handle_members(&[ME, newer], u64::MAX, 500);
         renew(&mut keeper, OTHER, 5, "old");
         assert_eq!(keeper.poll_answers(), [("old", Answer::Down)]);
         assert!(tick_to(&mut keeper, 550, 1_450).is_empty());
         assert_eq!(keeper.handle_tick(1_500), [newer]);
+    }
+
+    #[test]
+    fn a_node_whose_up_is_not_applied_here_counts_too() {
+        let mut keeper = keeper();
+        keeper.handle_members(&[ME], 5, 0);
+        renew(&mut keeper, ME, 9, "me");
+        keeper.poll_read();
+        keeper.handle_read(Some(9), 10);
+        let lease = Answer::Lease {
+            read_index: 9,
+            lowest_applied: 5,
+        };
+        assert_eq!(
+            keeper.poll_answers(),
+            [("me", lease)],
+            "another node may have come Up with index 6"
+        );
     }
 }

@@ -92,6 +92,13 @@ impl MetaMachine {
         self.state.read()
     }
 
+    /// Resolves once the cluster is founded in this replica.
+    pub async fn founded(&self) {
+        let mut membership = self.membership();
+        // The sender lives as long as `self`.
+        let _ = membership.wait_for(|_| self.read().cluster_id() != 0).await;
+    }
+
     /// Counters for caches of matches.
     pub fn epochs(&self) -> &BranchEpochs {
         &self.epochs
@@ -121,9 +128,9 @@ impl MetaMachine {
 }
 
 impl Machine for MetaMachine {
-    fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
+    fn apply(&self, index: u64, term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
-        let reply = self.state.write().apply(index, &entry, &mut effects);
+        let reply = self.state.write().apply(index, term, &entry, &mut effects);
         self.publish(&effects);
         reply.map_err(|e| Fatal(e.to_string()))
     }
@@ -162,6 +169,19 @@ mod tests {
 
     fn filter(text: &str) -> TopicFilter {
         TopicFilter::try_from(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn founded_is_waited_for() {
+        let machine = MetaMachine::default();
+        let entry = crate::meta::a_founding_entry(3);
+        let (founded, applied) = tokio::join!(machine.founded(), async {
+            tokio::task::yield_now().await;
+            assert_eq!(machine.read().cluster_id(), 0);
+            machine.apply(1, 1, entry)
+        });
+        assert!(applied.is_ok());
+        founded
     }
 
     #[test]

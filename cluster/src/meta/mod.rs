@@ -7,6 +7,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use tests::{a_founded_machine, a_founding_entry};
+
 pub use machine::{BranchEpochs, MetaMachine};
 pub use routes::{Destinations, Routes, ShareTarget};
 pub use state::{Effects, MetaState, Retained, UnknownEntry};

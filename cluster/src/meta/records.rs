@@ -25,6 +25,7 @@ impl MetaState {
             })
         }));
         records.extend(self.ledger.records().map(R::Proposer));
+        records.extend(self.will_keys.records().map(R::WillKeys));
         records.extend(self.routes.records().into_iter().map(R::Route));
         records.extend(self.retained.iter().map(|(_, item)| {
             let retain = Some(item.retain.clone());
@@ -65,6 +66,7 @@ impl MetaState {
                 );
             }
             R::Proposer(record) => self.ledger.restore(record),
+            R::WillKeys(record) => self.will_keys.restore(record),
             R::Route(record) => self.routes.restore(record)?,
             R::Retained(record) => {
                 let retain = record.retain.ok_or("retained record without message")?;

@@ -15,6 +15,7 @@ use prost::Message;
 use super::routes::{Routes, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
+use crate::will_keys::WillKeys;
 
 /// An entry that this version does not understand. The node must stop: going on would fork the state.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +64,13 @@ pub struct MetaState {
     pub(super) routes: Routes,
     pub(super) retained: NameTree<Retained>,
     pub(super) retained_bytes: u64,
+    /// Wills that were retained, or not for want of room.
+    pub(super) will_keys: WillKeys,
     pub(super) ledger: Ledger,
     pub(super) time_ms: u64,
     pub(super) index: u64,
+    /// Term of the entry that is applied last.
+    term: u64,
 }
 
 impl MetaState {
@@ -73,6 +78,7 @@ impl MetaState {
     pub fn apply(
         &mut self,
         index: u64,
+        term: u64,
         entry: &[u8],
         effects: &mut Effects,
     ) -> Result<Bytes, UnknownEntry> {
@@ -82,7 +88,7 @@ impl MetaState {
             what,
         };
         let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
-        self.index = index;
+        (self.index, self.term) = (index, term);
         self.time_ms = self.time_ms.max(entry.time_ms);
         let mut reply = EntryReply::default();
         for batch in entry.batches {
@@ -201,11 +207,13 @@ impl MetaState {
                     node: NodeId(down.node_id),
                     incarnation: down.incarnation,
                 };
-                if self
-                    .members
-                    .get(&node.node)
-                    .is_some_and(|m| m.up && m.incarnation == node.incarnation)
-                {
+                // One that a leader decided and its proposer handed to the next leader is void: that one may have answered
+                // the node's renewals since, and the node serves.
+                let valid = match down.term {
+                    0 => from.node == node.node,
+                    decided => decided == self.term,
+                };
+                if valid && self.is_up(node) {
                     self.close_member(node, effects);
                 }
                 Ok(done)
@@ -282,10 +290,19 @@ impl MetaState {
         Ok(Bytes::new())
     }
 
-    fn retain(&mut self, retain: Retain) -> Result<Bytes, String> {
+    fn retain(&mut self, mut retain: Retain) -> Result<Bytes, String> {
         let topic = parse_topic(retain.topic.clone())?;
+        let repeated = retain
+            .will
+            .take()
+            .is_some_and(|key| !self.will_keys.insert(&key));
+        let result = if repeated {
+            retain_reply::Result::Stored
+        } else {
+            self.store_retained(&topic, retain)
+        };
         Ok(RetainReply {
-            result: self.store_retained(&topic, retain).into(),
+            result: result.into(),
         }
         .encode_to_vec()
         .into())
@@ -370,11 +387,31 @@ impl MetaState {
         &self.members
     }
 
+    /// All nodes that are Up.
+    pub fn up_nodes(&self) -> impl Iterator<Item = NodeRef> {
+        let up = self.members.iter().filter(|(_, member)| member.up);
+        up.map(|(id, member)| NodeRef {
+            node: *id,
+            incarnation: member.incarnation,
+        })
+    }
+
     /// Whether exactly this incarnation is Up.
     pub fn is_up(&self, node: NodeRef) -> bool {
         self.members
             .get(&node.node)
             .is_some_and(|m| m.up && m.incarnation == node.incarnation)
+    }
+
+    /// Whether this incarnation was Up and never is again. One that is not known yet is not gone: this replica has not
+    /// applied its Up.
+    pub fn is_gone(&self, node: NodeRef) -> bool {
+        match self.members.get(&node.node) {
+            Some(m) => {
+                m.incarnation > node.incarnation || (m.incarnation == node.incarnation && !m.up)
+            }
+            None => self.refused.contains(&node.node),
+        }
     }
 
     /// Members of each session group.

@@ -5,18 +5,57 @@ use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
     Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member,
-    MetaCommand, Retain, RetainReply, SetRoute, SetShare, Up, batch_reply, retain_reply,
+    MetaCommand, Retain, RetainReply, SetRoute, SetShare, Up, WillKey, batch_reply, retain_reply,
 };
 use prost::Message;
 
 use super::*;
 use crate::id::{NodeId, NodeRef};
 
+/// Of every entry.
+const TERM: u64 = 4;
+
 fn node(id: u64, incarnation: u64) -> NodeRef {
     NodeRef {
         node: NodeId(id),
         incarnation,
     }
+}
+
+/// A machine with members 1 to `count`, none of which has come Up.
+pub(crate) fn a_founded_machine(count: u64) -> MetaMachine {
+    let machine = MetaMachine::default();
+    crate::raft::Machine::apply(&machine, 1, TERM, a_founding_entry(count)).unwrap();
+    machine
+}
+
+/// The first entry of a cluster of `count` members.
+pub(crate) fn a_founding_entry(count: u64) -> Bytes {
+    let member = |id: u64| Member {
+        node_id: id,
+        name: format!("n{id}"),
+        ..Member::default()
+    };
+    let found = Found {
+        cluster_id: 77,
+        members: (1..=count).map(member).collect(),
+        settings: Some(ClusterSettings::default()),
+        placement: vec![],
+    };
+    let command = MetaCommand {
+        command: Some(Command::Found(found)),
+    };
+    let batch = Batch {
+        node_id: 1,
+        incarnation: 0,
+        sequence: 1,
+        commands: vec![command.encode_to_vec().into()],
+    };
+    let entry = GroupEntry {
+        time_ms: 1,
+        batches: vec![batch],
+    };
+    entry.encode_to_vec().into()
 }
 
 /// A founded group of three nodes.
@@ -84,7 +123,10 @@ impl Rig {
         }
         .encode_to_vec();
         let mut effects = Effects::default();
-        let reply = self.state.apply(self.index, &entry, &mut effects).unwrap();
+        let reply = self
+            .state
+            .apply(self.index, TERM, &entry, &mut effects)
+            .unwrap();
         self.check_snapshot();
         (
             EntryReply::decode(reply).unwrap().batches.remove(0),
@@ -126,6 +168,27 @@ impl Rig {
             .result()
     }
 
+    fn retain_will(&mut self, payload: &'static str, key: u64, floor: u64) {
+        let will = WillKey {
+            group: 1,
+            key,
+            floor,
+        };
+        let retain = Retain {
+            topic: "t".into(),
+            payload: payload.into(),
+            will: Some(will),
+            ..Retain::default()
+        };
+        self.run(node(1, 1), Command::Retain(retain));
+    }
+
+    fn retained(&self, topic: &str) -> Option<Bytes> {
+        let topic = TopicName::try_from(topic).unwrap();
+        let item = self.state.retained().get(&topic)?;
+        Some(item.retain.payload.clone())
+    }
+
     fn nodes(&self, topic: &str) -> Vec<u64> {
         self.state
             .routes()
@@ -163,7 +226,85 @@ fn down(node: NodeRef) -> Command {
     Command::Down(Down {
         node_id: node.node.0,
         incarnation: node.incarnation,
+        term: TERM,
     })
+}
+
+#[test]
+fn down_that_the_leader_of_another_term_decided_is_void() {
+    let mut rig = Rig::new();
+    for term in [TERM - 1, TERM + 1] {
+        let late = Down {
+            node_id: 2,
+            incarnation: 1,
+            term,
+        };
+        rig.run(node(1, 1), Command::Down(late));
+        assert!(
+            rig.state.is_up(node(2, 1)),
+            "the leader of this term may have answered it since"
+        );
+    }
+    rig.run(node(1, 1), down(node(2, 1)));
+    assert!(!rig.state.is_up(node(2, 1)));
+}
+
+#[test]
+fn only_the_node_itself_leaves_without_a_leaders_decision() {
+    let mut rig = Rig::new();
+    let leave = |node_id| {
+        Command::Down(Down {
+            node_id,
+            incarnation: 1,
+            term: 0,
+        })
+    };
+    rig.run(node(1, 1), leave(2));
+    assert!(rig.state.is_up(node(2, 1)));
+    rig.run(node(2, 1), leave(2));
+    assert!(!rig.state.is_up(node(2, 1)));
+}
+
+#[test]
+fn an_incarnation_that_is_not_known_yet_is_not_gone() {
+    let mut rig = Rig::new();
+    assert!(!rig.state.is_gone(node(2, 1)), "it is Up");
+    assert!(!rig.state.is_gone(node(2, 2)), "its Up is on the way");
+    assert!(!rig.state.is_gone(node(7, 1)), "its Join is on the way");
+    rig.run(node(1, 1), down(node(2, 1)));
+    assert!(rig.state.is_gone(node(2, 1)));
+    rig.run(node(2, 2), up("n2"));
+    assert!(rig.state.is_gone(node(2, 1)) && !rig.state.is_gone(node(2, 2)));
+    let join = Join {
+        node_id: 8,
+        name: "n2".into(),
+        advertise: String::new(),
+    };
+    rig.run(node(1, 1), Command::Join(join));
+    assert!(rig.state.is_gone(node(2, 2)), "its name has another id now");
+}
+
+#[test]
+fn a_will_that_is_retained_again_replaces_nothing() {
+    let mut rig = Rig::new();
+    rig.retain_will("gone", 3, 3);
+    assert_eq!(rig.retained("t").unwrap(), "gone");
+    rig.retain("t", "back");
+    rig.retain_will("gone", 3, 3);
+    assert_eq!(
+        rig.retained("t").unwrap(),
+        "back",
+        "a new leader repeats it"
+    );
+    rig.retain_will("gone again", 4, 4);
+    assert_eq!(rig.retained("t").unwrap(), "gone again");
+    rig.retain("t", "back");
+    rig.retain_will("gone", 3, 3);
+    assert_eq!(
+        rig.retained("t").unwrap(),
+        "back",
+        "a late former leader repeats it"
+    );
 }
 
 #[test]
@@ -351,7 +492,7 @@ fn a_command_from_the_future_is_an_error() {
     .encode_to_vec();
     assert!(
         rig.state
-            .apply(99, &entry, &mut Effects::default())
+            .apply(99, TERM, &entry, &mut Effects::default())
             .is_err()
     );
 }

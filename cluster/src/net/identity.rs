@@ -135,7 +135,7 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     }
     if theirs.cluster_id != ours.cluster_id && theirs.cluster_id != 0 && ours.cluster_id != 0 {
         return Err(format!(
-            "{them} belongs to cluster {:016x}, {us} to cluster {:016x}",
+            "{them} belongs to another cluster ({:016x}) than {us} ({:016x})",
             theirs.cluster_id, ours.cluster_id
         ));
     }

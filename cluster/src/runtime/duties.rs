@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::leases::Condemned;
 use super::node::{Node, Replica};
 use super::start::voter_count;
 use crate::group::GroupMachine;
@@ -93,7 +94,7 @@ impl Node {
     }
 
     /// Declares Down whom the keeper condemned, and cares for the membership of the meta group while this node leads it.
-    pub(super) async fn run_duties(self: Arc<Self>, mut downs: mpsc::Receiver<NodeRef>) {
+    pub(super) async fn run_duties(self: Arc<Self>, mut downs: mpsc::Receiver<Condemned>) {
         let mut tick = tokio::time::interval(CARE_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut proposed = BTreeSet::new();
@@ -101,26 +102,29 @@ impl Node {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 down = downs.recv() => {
-                    let Some(node) = down else { return };
-                    self.declare_down(node, &mut proposed);
+                    let Some(condemned) = down else { return };
+                    self.declare_down(condemned, &mut proposed);
                 }
                 _ = tick.tick() => {
-                    proposed.retain(|node| self.meta.read().is_up(*node));
+                    proposed.retain(|(_, condemned)| self.meta.read().is_up(condemned.node));
                     self.care().await;
                 }
             }
         }
     }
 
-    fn declare_down(&self, node: NodeRef, proposed: &mut BTreeSet<NodeRef>) {
+    /// Once for each term that condemned it and each start of this node: what was proposed goes down with either.
+    fn declare_down(&self, condemned: Condemned, proposed: &mut BTreeSet<(NodeRef, Condemned)>) {
         let Some(life) = self.life() else { return };
-        if !proposed.insert(node) {
+        if !proposed.insert((life.me, condemned)) {
             return;
         }
+        let Condemned { node, term } = condemned;
         warn!(%node, "no sign of it: declared down");
         let down = Down {
             node_id: node.node.0,
             incarnation: node.incarnation,
+            term,
         };
         // The proposer repeats it until it is committed or this start of the node ends.
         drop(tokio::spawn(

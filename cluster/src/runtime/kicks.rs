@@ -181,7 +181,8 @@ impl Inner {
             incarnation: owner.incarnation,
             session,
         };
-        while self.meta.read().is_up(node) {
+        // One that this replica has not heard of yet is a newer start: it is there.
+        while !self.meta.read().is_gone(node) {
             let request = envelope::Body::KickRequest(KickRequest {
                 kick: Some(kick.clone()),
             });

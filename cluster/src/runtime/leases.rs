@@ -19,7 +19,7 @@ use super::node::Node;
 use crate::id::{NodeId, NodeRef};
 use crate::lease::{Answer, Keeper, Lease, Renewal, Renewer, Timing, boot_ns};
 use crate::meta::MetaMachine;
-use crate::raft::Group;
+use crate::raft::{Group, GroupStatus};
 
 /// Renewals that wait for the keeper; each node has at most a few under way.
 const QUEUE: usize = 1_024;
@@ -27,6 +27,14 @@ const QUEUE: usize = 1_024;
 const UNDER_WAY_MAX: usize = 16;
 
 type Asked = oneshot::Sender<RenewResponse>;
+
+/// A node that the keeper declares Down, and the term of the meta group in which it led: in a later one that says nothing,
+/// as another leader may have answered the node since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Condemned {
+    pub node: NodeRef,
+    pub term: u64,
+}
 
 /// Where renewals are handed in. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,7 +49,7 @@ impl Leases {
         down_after: Duration,
         group: Group,
         meta: Arc<MetaMachine>,
-        down: mpsc::Sender<NodeRef>,
+        down: mpsc::Sender<Condemned>,
         shutdown: CancellationToken,
     ) -> Leases {
         let (queue, renewals) = mpsc::channel(QUEUE);
@@ -126,7 +134,7 @@ struct KeeperService {
     meta: Arc<MetaMachine>,
     membership: watch::Receiver<u64>,
     renewals: mpsc::Receiver<(RenewRequest, Asked)>,
-    down: mpsc::Sender<NodeRef>,
+    down: mpsc::Sender<Condemned>,
     kicks: Relay,
     read: Option<BoxFuture<'static, Option<u64>>>,
 }
@@ -137,13 +145,17 @@ impl KeeperService {
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.take_members();
-        let mut leading = false;
+        let mut led = None;
         loop {
-            let leads = status.borrow_and_update().leader == Some(self.me);
-            if leads != leading {
-                leading = leads;
+            let leads = term_led(&status.borrow_and_update(), self.me);
+            if leads != led {
+                // Another node may have led, and answered, between two terms of this one.
+                led = leads;
                 self.kicks = Relay::default();
-                self.core.handle_leadership(leading, boot_ns());
+                self.core.handle_leadership(false, boot_ns());
+                if led.is_some() {
+                    self.core.handle_leadership(true, boot_ns());
+                }
             }
             if self.core.poll_read() {
                 let group = self.group.clone();
@@ -158,13 +170,15 @@ impl KeeperService {
                 }
                 index = wait_for(&mut self.read) => {
                     self.read = None;
+                    self.take_members();
                     self.core.handle_read(index, boot_ns());
                 }
                 Ok(()) = self.membership.changed() => self.take_members(),
                 Ok(()) = status.changed() => {}
                 _ = tick.tick() => for node in self.core.handle_tick(boot_ns()) {
+                    let term = led.unwrap_or(0);
                     // A full queue holds the same nodes already; the next tick tells again.
-                    let _ = self.down.try_send(node);
+                    let _ = self.down.try_send(Condemned { node, term });
                 },
             }
         }
@@ -197,9 +211,17 @@ impl KeeperService {
     }
 
     fn take_members(&mut self) {
-        self.core
-            .handle_members(&super::node::up_nodes(&self.meta), boot_ns());
+        let meta = self.meta.read();
+        let up: Vec<NodeRef> = meta.up_nodes().collect();
+        let index = meta.index();
+        drop(meta);
+        self.core.handle_members(&up, index, boot_ns());
     }
+}
+
+/// The term in which this node leads.
+fn term_led(status: &GroupStatus, me: NodeId) -> Option<u64> {
+    (status.leader == Some(me)).then_some(status.term)
 }
 
 async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {

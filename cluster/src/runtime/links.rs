@@ -13,6 +13,7 @@ use tracing::{Instrument, debug, info, info_span};
 use crate::handle::Placement;
 use crate::id::{NodeId, NodeRef};
 use crate::link::{LinkLimits, Placed, Pushed, Sender};
+use crate::meta::MetaMachine;
 use crate::net::{Network, OutboundLink};
 
 /// What a link holds before it pushes back.
@@ -27,6 +28,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// All outgoing links of one start of this node.
 pub struct Links {
     network: Network,
+    meta: Arc<MetaMachine>,
     /// By node; at most one per member.
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// Pushes come from the workers; the links run with the cluster.
@@ -45,9 +47,14 @@ struct Peer {
 }
 
 impl Links {
-    pub(super) fn new(network: Network, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(
+        network: Network,
+        meta: Arc<MetaMachine>,
+        shutdown: CancellationToken,
+    ) -> Self {
         Links {
             network,
+            meta,
             peers: RwLock::default(),
             runtime: tokio::runtime::Handle::current(),
             shutdown,
@@ -103,20 +110,28 @@ impl Links {
         }
     }
 
-    /// Ends the links to all incarnations but these: whoever waits is told that the node is gone.
-    pub(super) fn handle_members(&self, up: &[NodeRef]) {
-        let mut gone = Vec::new();
-        self.peers.write().retain(|_, peer| {
-            // One that is not Up in this replica yet has a higher incarnation than the one that is.
-            let keep = up.iter().any(|node| {
-                node.node == peer.node.node && node.incarnation <= peer.node.incarnation
-            });
-            if !keep {
-                gone.push(Arc::clone(peer));
-            }
-            keep
-        });
-        gone.iter().for_each(|peer| peer.end());
+    /// Members changed: ends the links to all that are gone. Whoever waits there is told so.
+    pub(super) fn handle_members(&self) {
+        let peers: Vec<Arc<Peer>> = self.peers.read().values().cloned().collect();
+        for peer in peers {
+            self.end_if_gone(&peer);
+        }
+    }
+
+    /// A link to a node that is gone would hold what waits there until its publishers give up.
+    fn end_if_gone(&self, peer: &Arc<Peer>) {
+        if !self.meta.read().is_gone(peer.node) {
+            return;
+        }
+        let mut peers = self.peers.write();
+        if peers
+            .get(&peer.node.node)
+            .is_some_and(|held| Arc::ptr_eq(held, peer))
+        {
+            peers.remove(&peer.node.node);
+        }
+        drop(peers);
+        peer.end();
     }
 
     /// Ends all links.
@@ -171,6 +186,8 @@ impl Links {
         let task = run(Arc::clone(&peer), self.network.clone());
         self.runtime
             .spawn(task.instrument(info_span!("link", to = %to)));
+        // Matched before its Down was applied, and here only after the links heard of that.
+        self.end_if_gone(&peer);
         Some(peer)
     }
 }
@@ -277,5 +294,63 @@ async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
             return true;
         }
         changed.await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::inbound::Inbound;
+    use super::*;
+    use crate::meta::a_founded_machine;
+    use crate::net::{Claims, Identity, NetConfig};
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(NodeRef, Placed)>>);
+
+    impl Placement for Told {
+        fn placed(&self, node: NodeRef, placed: Placed) {
+            self.0.lock().push((node, placed));
+        }
+    }
+
+    async fn network(shutdown: &CancellationToken) -> Network {
+        let bind = ([127, 0, 0, 1], 0).into();
+        let claims = Claims {
+            cluster_id: 1,
+            incarnation: 1,
+        };
+        let identity = Arc::new(Identity::new(NodeId(1), "n1", "127.0.0.1:1", claims));
+        let listener = Network::bind(bind).await.unwrap();
+        let handler = Arc::new(Inbound::default());
+        Network::start(
+            NetConfig::new(bind),
+            listener,
+            identity,
+            handler,
+            shutdown.clone(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_push_that_comes_after_the_down_of_its_node_waits_for_nothing() {
+        let shutdown = CancellationToken::new();
+        // Both are members, and neither has come Up with incarnation 0, nor ever will.
+        let meta = Arc::new(a_founded_machine(2));
+        let links = Links::new(network(&shutdown).await, meta, shutdown.clone());
+        let (gone, on_its_way) = (NodeId(2), NodeId(3));
+        for node in [gone, on_its_way] {
+            let to = NodeRef {
+                node,
+                incarnation: 0,
+            };
+            let told = Arc::new(Told::default());
+            links.push(to, Forward::default(), Some(told.clone()));
+            let answer = told.0.lock().first().copied();
+            let expected = (node == gone).then_some((to, Placed::NodeGone));
+            assert_eq!(answer, expected, "{node}");
+        }
+        assert_eq!(links.queued().len(), 1, "no link to what is gone");
+        shutdown.cancel();
     }
 }

@@ -12,10 +12,10 @@ use tracing::{info, warn};
 
 use super::barriers::Barriers;
 use super::kicks::Kicks;
-use super::leases::RenewerTask;
+use super::leases::{Condemned, RenewerTask};
 use super::life::{Life, ToLeader};
 use super::links::Links;
-use super::node::{Node, up_nodes};
+use super::node::Node;
 use super::reads::Reads;
 use super::sessions::Duties;
 use crate::handle::Refused;
@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 impl Node {
     /// Lives until the process ends.
-    pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<NodeRef>) {
+    pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<Condemned>) {
         tokio::spawn(Arc::clone(&self).run_groups());
         tokio::spawn(Arc::clone(&self).run_duties(downs));
         if let Err(e) = self.enter().await {
@@ -38,6 +38,8 @@ impl Node {
         if !self.meta_group.is_initialized().await.unwrap_or(true) {
             self.ask_to_join().await;
         }
+        // A leader may be there before the cluster is founded: an Up before that would be one of a stranger.
+        self.meta.founded().await;
         loop {
             let incarnation = match self.store.next_incarnation() {
                 Ok(incarnation) => incarnation,
@@ -86,7 +88,7 @@ impl Node {
         let life = Life {
             me,
             up_index,
-            links: Links::new(network.clone(), shutdown.clone()),
+            links: Links::new(network.clone(), Arc::clone(&meta), shutdown.clone()),
             barrier: Barriers::start(
                 me,
                 Arc::clone(&meta),
@@ -158,7 +160,7 @@ impl Node {
             if !self.meta.read().is_up(life.me) {
                 return;
             }
-            life.links.handle_members(&up_nodes(&self.meta));
+            life.links.handle_members();
             if membership.changed().await.is_err() {
                 return;
             }

@@ -14,7 +14,7 @@ use super::life::Life;
 use crate::config::Config;
 use crate::group::GroupMachine;
 use crate::handle::Local;
-use crate::id::{GroupId, NodeId, NodeRef};
+use crate::id::{GroupId, NodeId};
 use crate::leader::Leader;
 use crate::lease::Lease;
 use crate::membership::Bootstrap;
@@ -152,7 +152,7 @@ impl Node {
 
     /// The process has to end: nothing this node could still do would be right.
     pub(crate) fn die(&self, why: String) {
-        self.lease.give_up();
+        self.lease.retire();
         self.host.fatal.raise(&why);
     }
 
@@ -202,15 +202,4 @@ impl Node {
     pub(super) fn started_ms(&self) -> u64 {
         self.started_ms.load(Ordering::Relaxed)
     }
-}
-
-/// All nodes that are Up in this replica.
-pub(super) fn up_nodes(meta: &MetaMachine) -> Vec<NodeRef> {
-    let meta = meta.read();
-    let up = meta.members().iter().filter(|(_, member)| member.up);
-    up.map(|(id, member)| NodeRef {
-        node: *id,
-        incarnation: member.incarnation,
-    })
-    .collect()
 }

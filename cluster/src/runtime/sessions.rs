@@ -53,8 +53,9 @@ impl Duties {
             if leads {
                 reconcile = self.round(reconcile || !led).await;
                 self.publish_wills(&mut wills, &mut publishing);
-                self.tell_homes();
             }
+            self.tell_homes(leads);
+            reconcile |= self.opened_by_the_dead();
             led = leads;
             tokio::select! {
                 _ = tick.tick() => {}
@@ -94,14 +95,13 @@ impl Duties {
 
     /// An incarnation is judged only once this replica of meta has heard of it.
     fn is_up(&self, node: NodeRef) -> bool {
-        let meta = self.node.meta().read();
-        match meta.members().get(&node.node) {
-            Some(member) => {
-                node.incarnation > member.incarnation
-                    || (member.up && member.incarnation == node.incarnation)
-            }
-            None => false,
-        }
+        !self.node.meta().read().is_gone(node)
+    }
+
+    /// An Open may be committed long after its node went Down: nothing else would ever take that client offline.
+    fn opened_by_the_dead(&self) -> bool {
+        let openers = self.replica.machine.take_openers();
+        openers.into_iter().any(|node| !self.is_up(node))
     }
 
     fn publish_wills(
@@ -140,11 +140,15 @@ impl Duties {
         }
     }
 
-    fn tell_homes(&self) {
+    /// Whoever still holds a session that is over or elsewhere ends it. The node that opened it elsewhere says so too, but
+    /// that one may have died since: so the leader does, and each home whose own replica knows.
+    fn tell_homes(&self, leads: bool) {
         for ended in self.replica.machine.take_ended() {
-            self.life
-                .kicks
-                .end_session(self.group, &ended.client, ended.home, ended.epoch);
+            if leads || ended.home == self.life.me {
+                self.life
+                    .kicks
+                    .end_session(self.group, &ended.client, ended.home, ended.epoch);
+            }
         }
     }
 }

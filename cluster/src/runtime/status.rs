@@ -196,9 +196,12 @@ impl Node {
     pub(crate) async fn shutdown(self: &Arc<Self>) {
         if let Some(life) = self.life() {
             self.hand_over().await;
+            // Whoever did not close in time is served no more: others count on that once the Down is committed.
+            self.lease.retire();
             let down = flotte_proto::Down {
                 node_id: life.me.node.0,
                 incarnation: life.me.incarnation,
+                term: 0,
             };
             let gone = life.propose_meta(flotte_proto::meta_command::Command::Down(down));
             // Others need not wait T then; alone, nobody has to know.
@@ -206,7 +209,7 @@ impl Node {
                 let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
             }
         }
-        self.lease.give_up();
+        self.lease.retire();
         self.shutdown.cancel();
         for replica in self.replicas() {
             replica.group.shutdown().await;
