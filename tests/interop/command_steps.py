@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -133,6 +135,10 @@ def run_steps(results, cluster, found):
         results.step("mosquitto_sub: the will of one that is killed", mosquitto_will, nodes, mosquitto)
         results.step("mosquitto_sub 5.0: shared subscription", mosquitto_shared, nodes, mosquitto)
         results.step("mosquitto_sub: a session is resumed", session_resume, nodes, mosquitto, mosquitto)
+    if modules := os.environ.get("INTEROP_NODE_MODULES"):
+        for version in (4, 5):
+            title = f"MQTT.js, protocol {version}: every QoS, wildcard, retained, will, resumed session"
+            results.step(title, mqtt_js, nodes, modules, version)
     results.step("flotte sub: a session is resumed", session_resume, nodes, flotte, flotte)
     results.step("flotte sub -W ends with 27", times_out, nodes)
     results.step("flotte pub and sub without a broker end with 69", unreachable)
@@ -206,6 +212,10 @@ def session_resume(nodes, source, sink):
         with sink.subscriber(nodes[1], version, topic, 1, *keep, client_id=name, count=2) as second:
             got = second.wait_end()
             expect(got == ["one", "two"], f"{version}: {got}")
+
+
+def mqtt_js(nodes, modules, version):
+    run("node", pathlib.Path(__file__).with_name("mqttjs.mjs"), modules, version, *(node.mqtt for node in nodes))
 
 
 def times_out(nodes):
