@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::found::{Found, OnDisk};
 use super::{GroupId, JournalError, Mark, Record};
 
 /// What a cached entry costs beside its data.
@@ -32,23 +33,6 @@ struct Slot {
     term: u64,
     len: u32,
     place: Place,
-}
-
-/// An entry as a read finds it.
-#[derive(Debug)]
-pub(super) enum Found {
-    Cached(Record),
-    OnDisk(OnDisk),
-}
-
-/// An entry that must be read from its segment.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OnDisk {
-    pub(super) index: u64,
-    pub(super) term: u64,
-    pub(super) len: u32,
-    pub(super) segment: u64,
-    pub(super) offset: u32,
 }
 
 #[derive(Debug, Default)]

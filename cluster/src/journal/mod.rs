@@ -21,6 +21,7 @@
 mod disk;
 mod error;
 mod format;
+mod found;
 mod index;
 mod queue;
 mod read;

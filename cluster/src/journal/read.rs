@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::format::{self, Kind};
-use super::index::{Found, OnDisk};
+use super::found::{Found, OnDisk};
 use super::queue::{Segment, Shared};
 use super::{GroupId, JournalError, Record};
 

@@ -10,7 +10,8 @@ use super::disk::{Disk, DiskFile};
 use super::format::{
     self, BadHeader, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader, VERSION,
 };
-use super::index::{Index, OnDisk, Place};
+use super::found::OnDisk;
+use super::index::{Index, Place};
 use super::queue::{Segment, Shared};
 use super::spare::{FRESH, Maker, RECYCLED, Spares, floor_sequence, segment_name, segment_number};
 use super::writer::{Kept, Position, Writer};
