@@ -83,6 +83,43 @@ fn killed_follower_is_survived_and_returns() {
     block_on(rest_goes_on(Role::Follower));
 }
 
+/// An election of the meta group fits into a serve lease: between two nodes that stay, messages of live sessions flow on
+/// while the leader is dead and not even Down.
+#[test]
+fn messages_flow_on_through_an_election() {
+    block_on(async {
+        let mut cluster = Cluster::start();
+        let (victim, from, to) = pick(&cluster, Role::Leader);
+        let topic = fresh("election");
+        let mut subscriber = cluster.client(to, Version::V5).await;
+        subscriber.subscribe(&topic, 1).await;
+        let mut publisher = Stubborn::connect(cluster.mqtt(from), Version::V5).await;
+        publisher.publish(&topic, 0).await;
+        let killed = std::time::Instant::now();
+        cluster.nodes[victim].kill9();
+        let mut number = 0;
+        while killed.elapsed() < NODE_DOWN_AFTER {
+            number += 1;
+            publisher.publish(&topic, number).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        eprintln!("slowest PUBACK {:?} of {number}", publisher.slowest);
+        take_all_numbers(&mut subscriber, number).await;
+        // Without the lease each would have waited until an election was won and the next renewal answered.
+        assert!(
+            publisher.slowest < NODE_DOWN_AFTER / 2,
+            "{:?} until a PUBACK",
+            publisher.slowest
+        );
+        // New clients and subscriptions need the new leader: it is there before the dead one is Down, or soon after.
+        let asked = std::time::Instant::now();
+        let mut late = reconnect(cluster.mqtt(to), Version::V5, connect(fresh("s"))).await;
+        late.patience = RECOVERY_LIMIT;
+        late.subscribe(fresh("late"), 1).await;
+        eprintln!("CONNECT and SUBSCRIBE {:?} after T", asked.elapsed());
+    });
+}
+
 /// Back before anyone called it Down: its old routes, owners and sessions are gone all the same.
 async fn quick_restart_leaves_nothing_stale(role: Role) {
     let mut cluster = Cluster::start();
