@@ -3,7 +3,8 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    connecting, header, matching, publishing, retaining, sessions, strings, subscribing, wills,
+    connecting, header, matching, pipelining, publishing, retaining, sessions, strings,
+    subscribing, wills,
 };
 
 clauses! { Version::V311;
@@ -77,6 +78,7 @@ clauses! { Version::V311;
     mqtt_3_3_2_3_topic_matches_filter => publishing::delivered_topic_matches_the_filter,
     mqtt_3_3_4_1_answer_by_qos => publishing::answer_follows_the_qos,
     mqtt_3_3_5_1_overlapping_filters => publishing::overlapping_filters_deliver_at_the_highest_qos,
+    mqtt_3_3_5_2_unauthorised_publish => pipelining::message_to_a_topic_of_the_broker_goes_nowhere,
     mqtt_3_6_1_1_pubrel_flags => header::pubrel_with_wrong_flags_ends_the_connection,
     mqtt_3_8_1_1_subscribe_flags => header::subscribe_with_wrong_flags_ends_the_connection,
     mqtt_3_8_3_1_filter_utf8 => strings::ill_formed_filter_ends_the_connection,
@@ -124,5 +126,9 @@ clauses! { Version::V311;
     mqtt_4_8_0_1_violation_closes => publishing::packets_out_of_place_end_the_connection,
     behaviour_will_flag_without_will => connecting::will_flag_without_will_is_refused,
     behaviour_repeated_subscription_replays => retaining::repeated_subscription_replays,
+    behaviour_retained_live_or_replayed => retaining::retained_message_comes_live_or_replayed,
+    behaviour_whole_life_in_one_piece => pipelining::whole_life_in_one_piece,
+    behaviour_error_behind_connect => pipelining::connect_is_answered_before_an_error_behind_it,
+    behaviour_requests_during_a_slow_replay => pipelining::requests_are_answered_during_a_slow_replay,
     mqtt_7_1_1_1_byte_stream => publishing::stream_boundaries_mean_nothing,
 }

@@ -3,8 +3,8 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, header, limits, matching, properties, publishing, retaining, sessions,
-    shared, strings, subscribing, wills,
+    closing, connecting, header, limits, matching, pipelining, properties, publishing, retaining,
+    sessions, shared, strings, subscribing, wills,
 };
 
 clauses! { Version::V5;
@@ -223,6 +223,7 @@ clauses! { Version::V5;
     behaviour_session_survives_takeover => sessions::session_survives_a_takeover,
     behaviour_begun_qos2_survives => sessions::begun_qos2_of_a_publisher_survives,
     behaviour_no_resend_without_reconnect => sessions::nothing_is_resent_without_reconnect,
+    behaviour_retained_live_or_replayed => retaining::retained_message_comes_live_or_replayed,
     behaviour_retained_properties => retaining::replay_has_the_properties_of_the_message,
     behaviour_latest_retained_of_each_topic => retaining::new_subscription_gets_the_latest_of_each_topic,
     behaviour_shared_one_member => shared::each_message_goes_to_one_member,
@@ -230,4 +231,8 @@ clauses! { Version::V5;
     behaviour_acks_in_order => publishing::acknowledgements_come_in_order,
     behaviour_offender_alone => publishing::only_the_offending_connection_ends,
     behaviour_no_keep_alive => limits::no_keep_alive_no_limit,
+    behaviour_whole_life_in_one_piece => pipelining::whole_life_in_one_piece,
+    behaviour_error_behind_connect => pipelining::connect_is_answered_before_an_error_behind_it,
+    behaviour_requests_during_a_slow_replay => pipelining::requests_are_answered_during_a_slow_replay,
+    behaviour_forged_sys_topic => pipelining::message_to_a_topic_of_the_broker_goes_nowhere,
 }

@@ -34,7 +34,7 @@ impl Connection {
             if self.session.ends_with_connection() {
                 shared.end_session(&self.session);
             }
-            self.session.detach();
+            self.session.detach(&self.signal);
         }
         let (discard_will, expiry_s) = match end {
             End::Disconnected { expiry_s } => (true, expiry_s),

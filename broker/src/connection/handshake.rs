@@ -351,9 +351,9 @@ impl Arrival {
         };
         let claim = shared.registry.opened(
             &admitted.client,
-            opened.epoch,
-            opened.session_present,
+            (opened.epoch, opened.session_present),
             &shared.limits,
+            (self.describe(&admitted), Arc::clone(&self.signal)),
         );
         let Claim::Mine {
             session,
@@ -365,17 +365,18 @@ impl Arrival {
             return None;
         };
         if let Some(replaced) = replaced {
+            // Its connection, if it is still there, has outlasted the time that the cluster gave it.
+            let _ = replaced.close(Wake::TAKEN_OVER, Box::new(|| ()));
             shared.end_session(&replaced);
         }
         session.set_durable(admitted.expiry_s > 0);
-        session.attach(self.describe(&admitted));
         if shared
             .cluster()
             .me()
             .is_none_or(|me| me.incarnation != opened.incarnation)
         {
             shared.end_session(&session);
-            session.detach();
+            session.detach(&self.signal);
             self.refuse(version, ReasonCode::ServerUnavailable);
             return None;
         }
@@ -456,8 +457,7 @@ impl Arrival {
             matches: Default::default(),
             waiting: VecDeque::new(),
             unplaced_since_ms: None,
-            requests: VecDeque::new(),
-            subscribing: None,
+            requests: Default::default(),
             full: None,
             blocked: false,
         }

@@ -87,7 +87,8 @@ enum Event {
     Writable,
     /// The first of the publishes that wait can be routed.
     Placeable,
-    Subscribed(Result<(), ReasonCode>),
+    /// A request was answered, or its retained messages were sent.
+    Requested(Result<(), ReasonCode>),
     Room,
 }
 
@@ -118,33 +119,33 @@ pub struct Connection {
     waiting: VecDeque<Waiting>,
     /// The oldest publish that is not placed: when it came, on the worker's clock.
     unplaced_since_ms: Option<u64>,
-    /// SUBSCRIBEs and UNSUBSCRIBEs in their order; one is under way at a time.
-    requests: VecDeque<subscribe::Request>,
-    subscribing: Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>,
+    /// SUBSCRIBEs and UNSUBSCRIBEs that are under way; none is kept while there are none.
+    requests: Option<Box<subscribe::Requests>>,
     /// Resolves when the link that was full when this client last published to it has room. Boxed, as it is rare.
     full: Option<LocalBoxFuture<'static, ()>>,
     /// The socket took no more when last written to.
     blocked: bool,
 }
 
-/// Requests and publishes that wait before nothing more is read.
-const WAITING_MAX: usize = 64;
-
+/// A read that brought this much has probably left more.
+const MUCH_BYTES: usize = 16 << 10;
 impl Connection {
     /// Serves until the end, and says why that was. What was read with CONNECT stands in `partial`.
     async fn serve(&mut self) -> End {
-        // CONNACK first, whatever came right behind CONNECT.
-        self.finish_wake_up();
-        if let Err(end) = self.process() {
-            return end;
-        }
+        let (mut step, mut read_much) = (self.process(), false);
         loop {
+            // Before the end, too: CONNACK may still wait, and what this wake-up put into other sessions.
             self.finish_wake_up();
-            let event = self.next_event().await;
-            if let Err(end) = self.handle(event) {
-                self.finish_wake_up();
+            if let Err(end) = step {
                 return end;
             }
+            if read_much {
+                // Others of this worker have their turn before the rest.
+                tokio::task::yield_now().await;
+            }
+            let event = self.next_event().await;
+            read_much = matches!(event, Event::Read(Ok(bytes)) if bytes >= MUCH_BYTES);
+            step = self.handle(event);
         }
     }
 
@@ -155,28 +156,29 @@ impl Connection {
             socket,
             signal,
             waiting,
-            subscribing,
+            requests,
             full,
             blocked,
             ..
         } = self;
+        // The socket last: a client that sends without a pause must not hold up what it waits for.
         tokio::select! {
             biased;
             wake = signal.wait() => Event::Woken(wake),
-            event = socket_event(socket, worker, may_read, *blocked), if may_read || *blocked => event,
             () = publish::placeable(waiting), if !waiting.is_empty() => Event::Placeable,
-            done = subscribe::run(subscribing), if subscribing.is_some() => Event::Subscribed(done),
+            done = subscribe::progress(requests, &worker.shared.router), if requests.is_some() => Event::Requested(done),
             () = room(full), if full.is_some() => Event::Room,
+            event = socket_event(socket, worker, may_read, *blocked), if may_read || *blocked => event,
         }
     }
 
     fn may_read(&self) -> bool {
-        self.full.is_none()
-            && self.waiting.len() < WAITING_MAX
-            && self.requests.len() < WAITING_MAX
-            && self.unleased_since_ms.is_none()
-            && !(self.blocked && self.session.output().lock().is_overfull())
-            && !self.session.inbound().lock().is_full()
+        !(self.full.is_some()
+            || publish::are_many(&self.waiting)
+            || self.requests.as_ref().is_some_and(|all| all.is_full())
+            || self.unleased_since_ms.is_some()
+            || self.blocked && self.session.output().lock().is_overfull()
+            || self.session.inbound().lock().is_full())
     }
 
     fn handle(&mut self, event: Event) -> Result<(), End> {
@@ -207,10 +209,12 @@ impl Connection {
                 self.place_waiting()?;
                 self.process()
             }
-            Event::Subscribed(done) => {
-                self.subscribing = None;
+            Event::Requested(done) => {
                 done.map_err(End::Refused)?;
-                self.next_request();
+                if self.requests.as_ref().is_some_and(|all| all.is_idle()) {
+                    self.requests = None;
+                    self.session.output().lock().replays_done();
+                }
                 self.process()
             }
             Event::Room => {
@@ -247,6 +251,9 @@ impl Connection {
     fn process(&mut self) -> Result<(), End> {
         if self.partial.is_empty() {
             return Ok(());
+        }
+        if self.session.epoch() != self.epoch {
+            return Err(End::TakenOver);
         }
         // After each read, and never a flag: a pause may fall anywhere.
         if !self.worker.shared.cluster().lease().held() {
@@ -306,6 +313,10 @@ impl Connection {
         let mut acks = Vec::new();
         if lease.held() {
             acks.extend(std::iter::from_fn(|| inbound.poll_ack()));
+        } else {
+            // They go out once it is back: it is looked for from now on.
+            let now = self.worker.wheel.now_ms();
+            self.unleased_since_ms.get_or_insert(now);
         }
         let settled = inbound.is_settled();
         drop(inbound);

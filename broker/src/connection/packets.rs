@@ -4,7 +4,6 @@ use flotte_mqtt::packet::{Disconnect, Packet, PubComp};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Outbound, SessionError};
 
-use super::subscribe::Request;
 use super::{Connection, End, timers};
 use crate::session::now_ms;
 
@@ -39,16 +38,8 @@ impl Connection {
                     .into(),
                 )
             }
-            Packet::Subscribe(subscribe) => {
-                self.requests.push_back(Request::Subscribe(subscribe));
-                self.next_request();
-                Ok(())
-            }
-            Packet::Unsubscribe(unsubscribe) => {
-                self.requests.push_back(Request::Unsubscribe(unsubscribe));
-                self.next_request();
-                Ok(())
-            }
+            Packet::Subscribe(subscribe) => self.handle_subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(&unsubscribe),
             // [MQTT-3.12.4-1]
             Packet::PingReq => self.answer(&Packet::PingResp),
             Packet::Disconnect(disconnect) => Err(self.disconnected(&disconnect)),

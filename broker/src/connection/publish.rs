@@ -21,6 +21,10 @@ use crate::session::now_ms;
 
 /// Retained payloads above this do not go through consensus in one piece, and not in several yet.
 const RETAINED_BYTES_MAX: usize = 4 << 20;
+/// Publishes that wait before nothing more is read.
+const WAITING_MAX: usize = 64;
+/// The same for their payloads.
+const WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// A publish behind a retained one of the same connection.
 pub struct Waiting {
@@ -30,6 +34,12 @@ pub struct Waiting {
     /// new subscription and its replay.
     retain: Option<BoxFuture<'static, Result<(u64, RetainResult), Refused>>>,
     retained: Option<Result<(u64, RetainResult), Refused>>,
+}
+
+/// Whether nothing more should be read before some of these are placed.
+pub(super) fn are_many(waiting: &VecDeque<Waiting>) -> bool {
+    let bytes = || waiting.iter().map(|one| one.message.payload.len());
+    waiting.len() >= WAITING_MAX || bytes().sum::<usize>() >= WAITING_BYTES_MAX
 }
 
 /// Resolves when the first of those that wait can be placed. Cancel safe.

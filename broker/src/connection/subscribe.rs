@@ -1,182 +1,191 @@
-//! SUBSCRIBE and UNSUBSCRIBE: one under way at a time, in their order. SUBACK goes out only when every node that may take
-//! a publish knows of the subscription.
+//! SUBSCRIBE and UNSUBSCRIBE: they take effect on this node as they come, and are answered in their order. SUBACK goes out
+//! only when every node that may take a publish knows of the subscription; retained messages follow it, and hold up no
+//! later request.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flotte_cluster::handle::Refused;
+use flotte_mqtt::ByteStr;
 use flotte_mqtt::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, UnsubAck, Unsubscribe,
 };
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::topic::SubscriptionFilter;
-use flotte_mqtt::{ByteStr, QoS, Version};
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tracing::debug;
 
-use super::{Connection, Worker};
-use crate::router::Replay;
+use super::{Connection, End, Worker};
+use crate::router::{Replay, Router};
 use crate::session::{Session, Subscription, flush_dirty, mark_dirty};
 
 /// Pause between looks at the lease, before an acknowledgement.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
+/// Requests that are not answered before nothing more is read.
+const REQUESTS_MAX: usize = 64;
 
-/// What waits for its turn.
-pub enum Request {
-    /// To be answered by SUBACK.
-    Subscribe(Subscribe),
-    /// To be answered by UNSUBACK.
-    Unsubscribe(Unsubscribe),
+/// What is left of a request: its answer, and what is to be replayed behind that.
+type Answer = LocalBoxFuture<'static, Result<Vec<Replay>, ReasonCode>>;
+type Replaying = LocalBoxFuture<'static, Result<(), Refused>>;
+
+/// The requests of a connection that are under way.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// Not answered, in their order; only the first is waited for. Bounded by [`REQUESTS_MAX`].
+    answers: VecDeque<Answer>,
+    /// Retained messages to be sent, one entry for each filter. Past [`REQUESTS_MAX`] those that nobody wants any more
+    /// are dropped: so it is bounded by the subscriptions of the session.
+    replays: VecDeque<Replay>,
+    /// Waits for the client to take what was sent, so nothing else may wait for it.
+    replaying: Option<Replaying>,
 }
 
-/// Resolves when the request under way is answered; an error ends the connection. Cancel safe.
-pub(super) async fn run(
-    subscribing: &mut Option<LocalBoxFuture<'static, Result<(), ReasonCode>>>,
+/// Resolves when something was answered or replayed; an error ends the connection. Cancel safe.
+pub(super) async fn progress(
+    requests: &mut Option<Box<Requests>>,
+    router: &Arc<Router>,
 ) -> Result<(), ReasonCode> {
-    match subscribing {
-        Some(request) => request.await,
-        None => futures::future::pending().await,
+    poll_fn(|cx| match requests {
+        Some(requests) => requests.poll_progress(router, cx),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+impl Requests {
+    /// Whether none is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.answers.is_empty() && self.replaying.is_none()
+    }
+
+    /// Whether so many are under way that nothing more should be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.answers.len() >= REQUESTS_MAX
+    }
+
+    fn poll_progress(
+        &mut self,
+        router: &Arc<Router>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ReasonCode>> {
+        if let Some(first) = self.answers.front_mut()
+            && let Poll::Ready(answered) = first.poll_unpin(cx)
+        {
+            self.answers.pop_front();
+            return Poll::Ready(answered.map(|replays| self.replay(replays, router)));
+        }
+        if let Some(replaying) = &mut self.replaying
+            && let Poll::Ready(replayed) = replaying.poll_unpin(cx)
+        {
+            self.replaying = None;
+            self.next_replay(router);
+            return Poll::Ready(replayed.map_err(|_| ReasonCode::UseAnotherServer));
+        }
+        Poll::Pending
+    }
+
+    fn replay(&mut self, replays: Vec<Replay>, router: &Arc<Router>) {
+        if self.replays.len() >= REQUESTS_MAX {
+            self.replays.retain(Replay::is_current);
+        }
+        for replay in replays {
+            // One that has not begun serves for both.
+            let mut waiting = self.replays.iter_mut();
+            match waiting.find(|one| one.filter == replay.filter) {
+                Some(same) => *same = replay,
+                None => self.replays.push_back(replay),
+            }
+        }
+        if self.replaying.is_none() {
+            self.next_replay(router);
+        }
+    }
+
+    fn next_replay(&mut self, router: &Arc<Router>) {
+        let Some(replay) = self.replays.pop_front() else {
+            return;
+        };
+        let router = Arc::clone(router);
+        self.replaying = Some(async move { router.replay(replay).await }.boxed_local());
     }
 }
 
 impl Connection {
-    /// Begins the next request, if none is under way.
-    pub(super) fn next_request(&mut self) {
-        if self.subscribing.is_some() {
-            return;
-        }
-        let Some(request) = self.requests.pop_front() else {
-            return;
-        };
-        if self.requests.is_empty() {
-            // An idle connection keeps no room for them.
-            self.requests = VecDeque::new();
-        }
-        let serving = Serving {
-            worker: Rc::clone(&self.worker),
-            session: Arc::clone(&self.session),
-            epoch: self.epoch,
-            version: self.version,
-            max_qos: self.max_qos,
-        };
-        self.subscribing = Some(match request {
-            Request::Subscribe(subscribe) => Box::pin(serving.subscribe(subscribe)),
-            Request::Unsubscribe(unsubscribe) => Box::pin(serving.unsubscribe(unsubscribe)),
-        });
-    }
-}
-
-/// What a request needs of its connection.
-struct Serving {
-    worker: Rc<Worker>,
-    session: Arc<Session>,
-    epoch: u64,
-    version: Version,
-    max_qos: QoS,
-}
-
-impl Serving {
-    async fn subscribe(self, subscribe: Subscribe) -> Result<(), ReasonCode> {
+    pub(super) fn handle_subscribe(&mut self, subscribe: &Subscribe) -> Result<(), End> {
         let id = subscribe.properties.subscription_ids().next().unwrap_or(0);
-        if id != 0 && !self.worker.shared.config.mqtt.subscription_ids_available {
-            return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
+        let available = self.worker.shared.config.mqtt.subscription_ids_available;
+        if id != 0 && !available {
+            return Err(End::Refused(
+                ReasonCode::SubscriptionIdentifiersNotSupported,
+            ));
         }
-        let (mut reasons, mut routes, mut replays) = (Vec::new(), Vec::new(), Vec::new());
-        let router = &self.worker.shared.router;
+        // All are read before the first takes effect.
+        let mut filters = Vec::with_capacity(subscribe.filters.len());
         for (text, options) in &subscribe.filters {
-            let filter = self.parse(text)?;
+            let filter = parse(text)?;
             if filter.share.is_some() && options.no_local {
                 // [MQTT-3.8.3-4]
-                return Err(ReasonCode::ProtocolError);
+                return Err(End::Refused(ReasonCode::ProtocolError));
             }
+            filters.push((filter, *options));
+        }
+        let (mut reasons, mut routes, mut replays) = (Vec::new(), Vec::new(), Vec::new());
+        for (filter, options) in filters {
             if let Some(refusal) = self.refusal(&filter) {
                 reasons.push(refusal);
                 continue;
             }
             let options = SubscribeOptions {
                 qos: options.qos.min(self.max_qos),
-                ..*options
+                ..options
             };
-            let known = self.remember(&filter, options, id);
-            routes.push(router.subscribe(&self.session, &filter, options, id));
             reasons.push(ReasonCode::granted(options.qos));
-            let wanted = match options.retain_handling {
-                RetainHandling::SendAlways => true,
-                RetainHandling::SendIfNew => !known,
-                RetainHandling::Never => false,
-            };
-            // Retained messages are not sent to shared subscriptions.
-            if wanted && filter.share.is_none() {
-                let (session, epoch) = (Arc::clone(&self.session), self.epoch);
-                replays.push(Replay {
-                    session,
-                    epoch,
-                    filter: filter.filter,
-                    qos: options.qos,
-                    id,
-                });
+            let known = self.remember(&filter, options, id);
+            let replay = self.replay_of(&filter, options, known, id);
+            if replay.is_some() {
+                self.session.output().lock().expect_replay();
             }
+            let router = &self.worker.shared.router;
+            routes.push(router.subscribe(&self.session, &filter, options, id));
+            if self.session.is_ended() {
+                // Whoever ended it meanwhile may not have seen this one.
+                router.unsubscribe(&self.session, &filter);
+                return Err(End::TakenOver);
+            }
+            replays.extend(replay);
         }
-        self.wait_for_routes(routes).await?;
         let suback = SubAck {
             packet_id: subscribe.packet_id,
             reasons,
             properties: Default::default(),
         };
-        self.acknowledge(suback.into()).await;
-        for replay in replays {
-            router
-                .replay(replay)
-                .await
-                .map_err(|_| ReasonCode::UseAnotherServer)?;
-        }
-        Ok(())
-    }
-
-    async fn wait_for_routes(
-        &self,
-        routes: Vec<impl Future<Output = Result<u64, flotte_cluster::handle::Refused>>>,
-    ) -> Result<(), ReasonCode> {
-        let limit = self.worker.shared.barrier_max();
-        let cluster = self.worker.shared.cluster();
-        let set = async {
-            let mut last = None;
-            for route in routes {
-                last = last.max(Some(route.await?));
-            }
-            match last {
-                Some(index) => cluster.barrier(index).await,
-                None => Ok(()),
-            }
+        let serving = self.serving();
+        let answer = async move {
+            serving.wait_for_routes(routes).await?;
+            serving.read_index(&mut replays).await?;
+            serving.acknowledge(suback.into()).await;
+            Ok(replays)
         };
-        let result = tokio::time::timeout(limit, set).await;
-        if !matches!(result, Ok(Ok(()))) {
-            debug!("a subscription could not be made known to all nodes in time");
-            // Never a false SUBACK.
-            return Err(ReasonCode::UseAnotherServer);
-        }
+        self.await_answer(answer.boxed_local());
         Ok(())
     }
 
-    async fn unsubscribe(self, unsubscribe: Unsubscribe) -> Result<(), ReasonCode> {
-        let mut reasons = Vec::new();
-        for text in &unsubscribe.filters {
-            let filter = self.parse(text)?;
-            let mut subscriptions = self.session.subscriptions().lock();
-            let at = subscriptions
-                .iter()
-                .position(|subscription| subscription.filter == filter);
-            if let Some(at) = at {
-                subscriptions.remove(at);
-            }
-            drop(subscriptions);
-            let removed = self
-                .worker
-                .shared
-                .router
-                .unsubscribe(&self.session, &filter);
-            reasons.push(if removed {
+    pub(super) fn handle_unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> Result<(), End> {
+        let filters = unsubscribe.filters.iter().map(parse);
+        let filters: Vec<SubscriptionFilter> = filters.collect::<Result<_, _>>()?;
+        let mut reasons = Vec::with_capacity(filters.len());
+        for filter in filters {
+            self.session
+                .subscriptions()
+                .lock()
+                .retain(|subscription| subscription.filter != filter);
+            let router = &self.worker.shared.router;
+            reasons.push(if router.unsubscribe(&self.session, &filter) {
                 ReasonCode::Success
             } else {
                 ReasonCode::NoSubscriptionExisted
@@ -187,14 +196,49 @@ impl Serving {
             reasons,
             properties: Default::default(),
         };
-        self.acknowledge(unsuback.into()).await;
+        let serving = self.serving();
+        let answer = async move {
+            serving.acknowledge(unsuback.into()).await;
+            Ok(Vec::new())
+        };
+        self.await_answer(answer.boxed_local());
         Ok(())
     }
 
-    fn parse(&self, text: &ByteStr) -> Result<SubscriptionFilter, ReasonCode> {
-        SubscriptionFilter::parse(text.clone().compact()).map_err(|e| {
-            debug!(error = %e, "topic filter");
-            e.reason()
+    fn await_answer(&mut self, answer: Answer) {
+        let requests = self.requests.get_or_insert_default();
+        requests.answers.push_back(answer);
+    }
+
+    fn serving(&self) -> Serving {
+        Serving {
+            worker: Rc::clone(&self.worker),
+            session: Arc::clone(&self.session),
+            epoch: self.epoch,
+        }
+    }
+
+    /// The retained messages that a subscription asks for.
+    fn replay_of(
+        &self,
+        filter: &SubscriptionFilter,
+        options: SubscribeOptions,
+        known: bool,
+        id: u32,
+    ) -> Option<Replay> {
+        let wanted = match options.retain_handling {
+            RetainHandling::SendAlways => true,
+            RetainHandling::SendIfNew => !known,
+            RetainHandling::Never => false,
+        };
+        // None to shared subscriptions.
+        (wanted && filter.share.is_none()).then(|| Replay {
+            session: Arc::clone(&self.session),
+            epoch: self.epoch,
+            filter: filter.filter.clone(),
+            qos: options.qos,
+            id,
+            upto: 0,
         })
     }
 
@@ -235,13 +279,54 @@ impl Serving {
             }
         }
     }
+}
+
+/// What an answer needs of its connection.
+struct Serving {
+    worker: Rc<Worker>,
+    session: Arc<Session>,
+    epoch: u64,
+}
+
+impl Serving {
+    async fn wait_for_routes(
+        &self,
+        routes: Vec<impl Future<Output = Result<u64, Refused>>>,
+    ) -> Result<(), ReasonCode> {
+        let limit = self.worker.shared.barrier_max();
+        let cluster = self.worker.shared.cluster();
+        let set = async {
+            let mut last = None;
+            for route in routes {
+                last = last.max(Some(route.await?));
+            }
+            match last {
+                Some(index) => cluster.barrier(index).await,
+                None => Ok(()),
+            }
+        };
+        let result = tokio::time::timeout(limit, set).await;
+        if !matches!(result, Ok(Ok(()))) {
+            debug!("a subscription could not be made known to all nodes in time");
+            // Never a false SUBACK.
+            return Err(ReasonCode::UseAnotherServer);
+        }
+        Ok(())
+    }
+
+    /// What is retained from here on is delivered as it comes.
+    async fn read_index(&self, replays: &mut [Replay]) -> Result<(), ReasonCode> {
+        if replays.is_empty() {
+            return Ok(());
+        }
+        let upto = self.worker.shared.cluster().read_index().await;
+        let upto = upto.map_err(|_| ReasonCode::UseAnotherServer)?;
+        replays.iter_mut().for_each(|replay| replay.upto = upto);
+        Ok(())
+    }
 
     /// Sends an acknowledgement, under the lease.
     async fn acknowledge(&self, packet: Packet) {
-        debug_assert!(matches!(
-            self.version,
-            Version::V3 | Version::V4 | Version::V5
-        ));
         while !self.worker.shared.cluster().lease().held() {
             tokio::time::sleep(LEASE_PAUSE).await;
         }
@@ -257,4 +342,11 @@ impl Serving {
         }
         flush_dirty();
     }
+}
+
+fn parse(text: &ByteStr) -> Result<SubscriptionFilter, End> {
+    SubscriptionFilter::parse(text.clone().compact()).map_err(|e| {
+        debug!(error = %e, "topic filter");
+        End::Refused(e.reason())
+    })
 }

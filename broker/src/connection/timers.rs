@@ -36,8 +36,8 @@ struct Inner {
 struct Entry {
     deadline_ms: Rc<Cell<u64>>,
     signal: Arc<Signal>,
-    /// The tick at which it is looked at; what stands of it in other slots is old.
-    scheduled: u64,
+    /// The tick at which it is looked at. Keys of it in other slots are leftovers: they are dropped there.
+    due: u64,
 }
 
 /// A connection's place in the wheel; it leaves with it.
@@ -74,7 +74,7 @@ impl Wheel {
         let key = inner.entries.insert(Entry {
             deadline_ms: Rc::clone(&at),
             signal,
-            scheduled: 0,
+            due: u64::MAX,
         });
         inner.place(key, at_ms);
         drop(inner);
@@ -119,12 +119,14 @@ impl Wheel {
 
 impl Inner {
     fn visit(&mut self, key: usize, tick: u64, now_ms: u64) {
-        let Some(entry) = self.entries.get(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        if entry.scheduled > tick {
+        // Later than its tick only after a stall, when all slots are looked at.
+        if entry.due > tick {
             return;
         }
+        entry.due = u64::MAX;
         let deadline = entry.deadline_ms.get();
         if deadline > now_ms {
             return self.place(key, deadline);
@@ -134,12 +136,16 @@ impl Inner {
         self.place(key, now_ms + TICK_MS);
     }
 
+    /// Has it looked at when `at_ms` has come, or before.
     fn place(&mut self, key: usize, at_ms: u64) {
         let tick = at_ms
             .div_ceil(TICK_MS)
             .clamp(self.tick, self.tick + SLOTS as u64 - 1);
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.scheduled = tick;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if tick < entry.due {
+            entry.due = tick;
             self.slots[slot_of(tick)].push(key);
         }
     }
@@ -230,6 +236,22 @@ mod tests {
         }
         let held: usize = wheel.inner.borrow().slots.iter().map(Vec::len).sum();
         assert!(held <= SLOTS, "{held}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_that_come_and_go_leave_nothing_behind() {
+        let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
+        let deadline = wheel.insert(Arc::clone(&signal), 2_000);
+        for now in (0..60_000).step_by(10) {
+            deadline.pull(now + 1_000);
+            deadline.pull(now + 2_000);
+            wheel.turn(now);
+        }
+        let keys: usize = wheel.inner.borrow().slots.iter().map(Vec::len).sum();
+        assert!(keys <= 4, "{keys} keys of one connection");
+        assert!(!fired(&signal).await);
+        wheel.turn(62_000);
+        assert!(fired(&signal).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -167,6 +167,9 @@ impl Router {
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
             let retain = message.retain && target.retain_as_published;
             let mut output = target.session.output().lock();
+            if message.retain_index != 0 {
+                output.note_live(message.retain_index);
+            }
             if qos == QoS::AtMostOnce
                 && target.ids.is_empty()
                 && message.expires_at_ms.is_none()

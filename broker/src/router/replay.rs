@@ -13,7 +13,7 @@ use flotte_mqtt::{ByteStr, ClientId, QoS};
 use smallvec::SmallVec;
 
 use super::Router;
-use crate::session::{Session, now_ms};
+use crate::session::{Session, Subscription, now_ms};
 
 /// Messages read under one lock.
 const PAGE: usize = 128;
@@ -34,13 +34,13 @@ pub struct Replay {
     pub qos: QoS,
     /// Identifier of the subscription; 0 = none.
     pub id: u32,
+    /// A ReadIndex of meta, begun after the subscription's barrier and ended before its SUBACK.
+    pub upto: u64,
 }
 
 impl Router {
-    /// Sends all retained messages that match. To be called after the subscription's barrier.
+    /// Sends all retained messages that match, as they were at its index; what was retained later comes live.
     pub async fn replay(&self, replay: Replay) -> Result<(), Refused> {
-        // Begun after the barrier: what is retained later comes live.
-        let upto = self.cluster().read_index().await?;
         let mut cursor: Option<String> = None;
         loop {
             let mut page = Vec::new();
@@ -49,7 +49,7 @@ impl Router {
                 cursor.as_deref(),
                 PAGE,
                 &mut |_, retained| {
-                    if retained.index <= upto {
+                    if retained.index <= replay.upto {
                         page.push(retained.clone());
                     }
                 },
@@ -58,7 +58,7 @@ impl Router {
                 return Ok(());
             }
             while replay.session.output().lock().counts().0 > BACKLOG_MAX {
-                if !is_current(&replay) {
+                if !replay.is_current() {
                     return Ok(());
                 }
                 tokio::time::sleep(BACKLOG_PAUSE).await;
@@ -67,18 +67,28 @@ impl Router {
     }
 }
 
-fn is_current(replay: &Replay) -> bool {
-    replay.session.epoch() == replay.epoch && !replay.session.is_ended()
+impl Replay {
+    /// Whether it is still wanted: by the same connection, and not unsubscribed meanwhile [MQTT-3.10.4-2].
+    pub fn is_current(&self) -> bool {
+        let session = &self.session;
+        let wants =
+            |one: &Subscription| one.filter.share.is_none() && one.filter.filter == self.filter;
+        let is_subscribed = session.subscriptions().lock().iter().any(wants);
+        is_subscribed && session.epoch() == self.epoch && !session.is_ended()
+    }
 }
 
 /// False = the session is not the same any more.
 fn deliver(replay: &Replay, page: Vec<Retained>) -> bool {
-    let now = now_ms();
-    let mut output = replay.session.output().lock();
-    if !is_current(replay) {
+    if !replay.is_current() {
         return false;
     }
+    let now = now_ms();
+    let mut output = replay.session.output().lock();
     for retained in page {
+        if output.came_live(retained.index) {
+            continue;
+        }
         let Some(message) = message_of(retained) else {
             continue;
         };

@@ -74,9 +74,20 @@ pub struct Session {
 /// A session's connection, for whoever wants it closed or described.
 #[derive(Default)]
 struct Attachment {
-    client: Option<Box<ClientInfo>>,
+    client: Option<Box<Attached>>,
     /// Called once the connection is closed; bounded by the kicks of the cluster, one for each later Open.
-    closers: Vec<Box<dyn FnOnce() + Send>>,
+    closers: Vec<Closer>,
+}
+
+/// Told once that a connection is closed. It takes no lock of the registry's.
+pub type Closer = Box<dyn FnOnce() + Send>;
+
+/// The connection that holds a session.
+#[derive(Debug)]
+struct Attached {
+    info: ClientInfo,
+    /// Wakes its task; it is here before the connection has its output, so that no order to close comes too early.
+    signal: Arc<Signal>,
 }
 
 impl std::fmt::Debug for Attachment {
@@ -155,14 +166,25 @@ impl Session {
         &self.subscriptions
     }
 
-    /// A connection takes the session.
-    pub fn attach(&self, client: ClientInfo) {
-        self.attachment.lock().client = Some(Box::new(client));
+    /// A connection takes the session; one that still had it is closed. Returns who waited for that: the epoch fences
+    /// the former one from now on.
+    #[must_use]
+    fn attach(&self, info: ClientInfo, signal: Arc<Signal>) -> Vec<Closer> {
+        let mut attachment = self.attachment.lock();
+        let attached = Box::new(Attached { info, signal });
+        if let Some(former) = attachment.client.replace(attached) {
+            former.signal.raise(Wake::TAKEN_OVER);
+        }
+        std::mem::take(&mut attachment.closers)
     }
 
-    /// The connection is closed; whoever waited for that is told.
-    pub fn detach(&self) {
+    /// The connection with this signal is closed; whoever waited for that is told. Nothing, if a later one is attached.
+    pub fn detach(&self, signal: &Arc<Signal>) {
         let mut attachment = self.attachment.lock();
+        let attached = attachment.client.as_ref();
+        if !attached.is_some_and(|attached| Arc::ptr_eq(&attached.signal, signal)) {
+            return;
+        }
         attachment.client = None;
         let closers = std::mem::take(&mut attachment.closers);
         drop(attachment);
@@ -172,26 +194,20 @@ impl Session {
     }
 
     /// Has the connection closed; `done` is called when it is. Gives `done` back where there is no connection.
-    pub fn close(
-        &self,
-        wake: Wake,
-        done: Box<dyn FnOnce() + Send>,
-    ) -> Option<Box<dyn FnOnce() + Send>> {
+    pub fn close(&self, wake: Wake, done: Closer) -> Option<Closer> {
         let mut attachment = self.attachment.lock();
-        if attachment.client.is_none() {
+        let Some(attached) = &attachment.client else {
             return Some(done);
-        }
+        };
+        attached.signal.raise(wake);
         attachment.closers.push(done);
-        drop(attachment);
-        if let Some(signal) = self.output.lock().signal() {
-            signal.raise(wake);
-        }
         None
     }
 
     /// The connected client.
     pub fn client_info(&self) -> Option<ClientInfo> {
-        self.attachment.lock().client.as_deref().cloned()
+        let attachment = self.attachment.lock();
+        Some(attachment.client.as_ref()?.info.clone())
     }
 
     /// It ends with its connection, from now on.

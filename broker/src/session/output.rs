@@ -1,5 +1,6 @@
 //! The outbound half of a session together with the socket it is written to.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -16,6 +17,10 @@ use crate::metrics;
 /// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
 /// reads the answers.
 const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// Retained messages that come live during one client's replays and are kept in mind. A client that is that slow may get
+/// one twice.
+const CAME_LIVE_MAX: usize = 10_000;
 
 /// The connection that a session's output goes to.
 #[derive(Debug)]
@@ -39,6 +44,9 @@ pub struct Output {
     dirty: bool,
     /// The socket took no more: the connection's task waits for it.
     blocked: bool,
+    /// While retained messages are to be replayed: the meta indexes of those that came live since then.
+    #[expect(clippy::box_collection, reason = "one pointer in each session")]
+    came_live: Option<Box<HashSet<u64>>>,
 }
 
 impl Output {
@@ -50,6 +58,7 @@ impl Output {
             buffer: BytesMut::new(),
             dirty: false,
             blocked: false,
+            came_live: None,
         }
     }
 
@@ -70,6 +79,7 @@ impl Output {
         metrics::count(&self.outbound.disconnect());
         self.buffer = BytesMut::new();
         self.blocked = false;
+        self.came_live = None;
         self.link.take().map(|link| link.socket)
     }
 
@@ -91,6 +101,32 @@ impl Output {
     /// Copies held, and of them those under way.
     pub fn counts(&self) -> (usize, usize) {
         (self.outbound.queued(), self.outbound.inflight())
+    }
+
+    /// A subscription is about to be made whose retained messages are to be replayed.
+    pub fn expect_replay(&mut self) {
+        self.came_live.get_or_insert_default();
+    }
+
+    /// All replays are over.
+    pub fn replays_done(&mut self) {
+        self.came_live = None;
+    }
+
+    /// A message retained at this meta index is put in as it comes.
+    pub fn note_live(&mut self, retain_index: u64) {
+        if let Some(came_live) = &mut self.came_live
+            && came_live.len() < CAME_LIVE_MAX
+        {
+            came_live.insert(retain_index);
+        }
+    }
+
+    /// Whether the message retained at this meta index came live already.
+    pub fn came_live(&self, retain_index: u64) -> bool {
+        self.came_live
+            .as_ref()
+            .is_some_and(|came_live| came_live.contains(&retain_index))
     }
 
     /// Puts one copy in. Says whether the session is to be flushed by the caller's thread.

@@ -2,13 +2,14 @@
 //! has not come back yet must not be forgotten.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use flotte_mqtt::ClientId;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use super::{Limits, Session};
+use super::{ClientInfo, Closer, Limits, Session, Signal};
 
 /// Locks are short, but connects and kicks come from all workers.
 const SHARDS: usize = 16;
@@ -42,8 +43,10 @@ struct Entry {
 #[derive(Debug)]
 pub struct Registry {
     hasher: RandomState,
-    shards: [Mutex<HashMap<ClientId, Entry, RandomState>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
 }
+
+type Shard = HashMap<ClientId, Entry, RandomState>;
 
 impl Default for Registry {
     fn default() -> Self {
@@ -65,50 +68,33 @@ impl Registry {
 
     /// The Open failed.
     pub fn open_failed(&self, client: &ClientId) {
-        self.settle(client);
+        settle(&mut self.shard(client).lock(), client);
     }
 
-    /// The Open came back: claims the session, or makes it.
-    pub fn opened(&self, client: &ClientId, epoch: u64, present: bool, limits: &Limits) -> Claim {
-        let claim = self.claim(client, epoch, present, limits);
-        self.settle(client);
-        claim
-    }
-
-    fn claim(&self, client: &ClientId, epoch: u64, present: bool, limits: &Limits) -> Claim {
+    /// The Open came back: claims the session, or makes it. The connection is attached to it in the same moment, so that
+    /// a kick either finds the Open pending or a connection that hears it.
+    pub fn opened(
+        &self,
+        client: &ClientId,
+        opened: (u64, bool),
+        limits: &Limits,
+        connection: (ClientInfo, Arc<Signal>),
+    ) -> Claim {
+        let mut orphans = Vec::new();
         let mut shard = self.shard(client).lock();
-        let entry = shard.entry(client.clone()).or_default();
-        let newer = entry
-            .session
-            .as_ref()
-            .is_some_and(|session| session.epoch() > epoch);
-        if entry.kicked >= epoch || newer {
-            return Claim::TakenOver;
+        let claim = claim(
+            shard.entry(client.clone()).or_default(),
+            client,
+            opened,
+            limits,
+        );
+        if let Claim::Mine { session, .. } = &claim {
+            orphans = session.attach(connection.0, connection.1);
         }
-        if let Some(session) = entry
-            .session
-            .as_ref()
-            .filter(|session| present && !session.is_ended())
-        {
-            session
-                .epoch
-                .store(epoch, std::sync::atomic::Ordering::Release);
-            return Claim::Mine {
-                session: Arc::clone(session),
-                present: true,
-                replaced: None,
-            };
-        }
-        let session = Arc::new(Session::new(client.clone(), limits));
-        session
-            .epoch
-            .store(epoch, std::sync::atomic::Ordering::Release);
-        let replaced = entry.session.replace(Arc::clone(&session));
-        Claim::Mine {
-            session,
-            present: false,
-            replaced,
-        }
+        settle(&mut shard, client);
+        drop(shard);
+        orphans.into_iter().for_each(|closed: Closer| closed());
+        claim
     }
 
     /// A kick came. Returns the session it is about, if that is at or below the epoch.
@@ -139,9 +125,7 @@ impl Registry {
             }
         }
         drop(shard);
-        !session
-            .ended
-            .swap(true, std::sync::atomic::Ordering::AcqRel)
+        !session.ended.swap(true, Ordering::AcqRel)
     }
 
     /// The session of a client, if this node holds it.
@@ -183,24 +167,59 @@ impl Registry {
         self.len() == 0
     }
 
-    fn settle(&self, client: &ClientId) {
-        let mut shard = self.shard(client).lock();
-        let Some(entry) = shard.get_mut(client) else {
-            return;
-        };
-        entry.pending = entry.pending.saturating_sub(1);
-        if entry.pending == 0 {
-            entry.kicked = 0;
-            if entry.session.is_none() {
-                shard.remove(client);
-            }
-        }
-    }
-
-    fn shard(&self, client: &ClientId) -> &Mutex<HashMap<ClientId, Entry, RandomState>> {
+    fn shard(&self, client: &ClientId) -> &Mutex<Shard> {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(client.as_str());
         &self.shards[(hash >> 60) as usize % SHARDS]
+    }
+}
+
+fn claim(
+    entry: &mut Entry,
+    client: &ClientId,
+    (epoch, present): (u64, bool),
+    limits: &Limits,
+) -> Claim {
+    let newer = entry
+        .session
+        .as_ref()
+        .is_some_and(|session| session.epoch() > epoch);
+    if entry.kicked >= epoch || newer {
+        return Claim::TakenOver;
+    }
+    if let Some(session) = entry
+        .session
+        .as_ref()
+        .filter(|session| present && !session.is_ended())
+    {
+        session.epoch.store(epoch, Ordering::Release);
+        return Claim::Mine {
+            session: Arc::clone(session),
+            present: true,
+            replaced: None,
+        };
+    }
+    let session = Arc::new(Session::new(client.clone(), limits));
+    session.epoch.store(epoch, Ordering::Release);
+    let replaced = entry.session.replace(Arc::clone(&session));
+    Claim::Mine {
+        session,
+        present: false,
+        replaced,
+    }
+}
+
+/// An Open of this client has come back, or failed.
+fn settle(shard: &mut Shard, client: &ClientId) {
+    let Some(entry) = shard.get_mut(client) else {
+        return;
+    };
+    entry.pending = entry.pending.saturating_sub(1);
+    if entry.pending == 0 {
+        entry.kicked = 0;
+        if entry.session.is_none() {
+            shard.remove(client);
+        }
     }
 }
 
@@ -208,6 +227,7 @@ impl Registry {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::session::Wake;
 
     fn limits() -> Limits {
         Limits {
@@ -222,7 +242,53 @@ mod tests {
 
     fn open(registry: &Registry, epoch: u64, present: bool) -> Claim {
         registry.opening(&id());
-        registry.opened(&id(), epoch, present, &limits())
+        opened(registry, epoch, present)
+    }
+
+    fn opened(registry: &Registry, epoch: u64, present: bool) -> Claim {
+        let connection = (info(), Arc::new(Signal::default()));
+        registry.opened(&id(), (epoch, present), &limits(), connection)
+    }
+
+    fn info() -> ClientInfo {
+        ClientInfo {
+            username: None,
+            address: "127.0.0.1:1".parse().unwrap(),
+            version: flotte_mqtt::Version::V5,
+            connected_at_ms: 0,
+            keep_alive_s: 0,
+            clean_start: true,
+        }
+    }
+
+    async fn taken_over(signal: &Signal) -> bool {
+        tokio::time::timeout(std::time::Duration::ZERO, signal.wait())
+            .await
+            .is_ok_and(|wake| wake.has(Wake::TAKEN_OVER))
+    }
+
+    #[tokio::test]
+    async fn a_kick_right_behind_the_open_reaches_the_connection() {
+        let (registry, signal) = (Registry::default(), Arc::new(Signal::default()));
+        registry.opening(&id());
+        registry.opened(&id(), (5, false), &limits(), (info(), Arc::clone(&signal)));
+        let kicked = registry.kicked(&id(), 5).unwrap();
+        assert!(kicked.close(Wake::TAKEN_OVER, Box::new(|| ())).is_none());
+        assert!(taken_over(&signal).await, "though it has no output yet");
+    }
+
+    #[tokio::test]
+    async fn a_former_connection_that_is_still_there_is_closed() {
+        let (registry, former) = (Registry::default(), Arc::new(Signal::default()));
+        let (told, closed) = std::sync::mpsc::channel();
+        registry.opening(&id());
+        registry.opened(&id(), (5, false), &limits(), (info(), Arc::clone(&former)));
+        let session = registry.kicked(&id(), 5).unwrap();
+        let done = move || told.send(()).unwrap();
+        assert!(session.close(Wake::CLOSE, Box::new(done)).is_none());
+        open(&registry, 6, true);
+        assert!(taken_over(&former).await);
+        assert!(closed.try_recv().is_ok(), "nobody waits for it any longer");
     }
 
     #[test]
@@ -272,14 +338,8 @@ mod tests {
         registry.opening(&id());
         registry.opening(&id());
         assert!(registry.kicked(&id(), 5).is_none());
-        assert!(matches!(
-            registry.opened(&id(), 5, false, &limits()),
-            Claim::TakenOver
-        ));
-        assert!(matches!(
-            registry.opened(&id(), 6, false, &limits()),
-            Claim::Mine { .. }
-        ));
+        assert!(matches!(opened(&registry, 5, false), Claim::TakenOver));
+        assert!(matches!(opened(&registry, 6, false), Claim::Mine { .. }));
         assert!(registry.kicked(&id(), 5).is_none(), "it is newer");
         assert!(registry.kicked(&id(), 6).is_some());
     }
@@ -289,10 +349,7 @@ mod tests {
         let registry = Registry::default();
         registry.opening(&id());
         open(&registry, 6, false);
-        assert!(matches!(
-            registry.opened(&id(), 5, false, &limits()),
-            Claim::TakenOver
-        ));
+        assert!(matches!(opened(&registry, 5, false), Claim::TakenOver));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod connecting;
 pub mod header;
 pub mod limits;
 pub mod matching;
+pub mod pipelining;
 pub mod properties;
 pub mod publishing;
 pub mod retaining;

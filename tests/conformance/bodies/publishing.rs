@@ -358,10 +358,23 @@ pub async fn messages_keep_their_order(t: Target) {
                 .await;
         }
         if qos == 2 {
-            // A broker may deliver as late as at PUBREL.
-            for id in 1..=15 {
-                publisher.recv_ack(5, id).await;
-                publisher.send(pubrel(id)).await;
+            // A broker may deliver as late as at PUBREL. PUBCOMPs may come between PUBRECs: only
+            // each kind has its order.
+            let (mut received, mut completed) = (0, 0);
+            while completed < 15 {
+                let ack = publisher.next().await;
+                match ack.kind() {
+                    5 => {
+                        received += 1;
+                        assert_eq!(ack.packet_id(), received);
+                        publisher.send(pubrel(received)).await;
+                    }
+                    7 => {
+                        completed += 1;
+                        assert_eq!(ack.packet_id(), completed);
+                    }
+                    other => panic!("type {other} among PUBRECs and PUBCOMPs"),
+                }
             }
         }
         for id in 1..=15 {
@@ -448,16 +461,19 @@ pub async fn stream_boundaries_mean_nothing(t: Target) {
         client.send([byte]).await;
     }
     assert_eq!(client.recv_kind(2).await.reason(), 0);
-    assert_eq!(client.recv_kind(9).await.packet_id(), 1);
-    let kinds = [client.next().await.kind(), client.next().await.kind()];
-    assert!(kinds.contains(&3) && kinds.contains(&4), "{kinds:?}");
+    // In which order a broker answers different requests is its own affair.
+    let mut kinds = [0; 3];
+    for kind in &mut kinds {
+        *kind = client.next().await.kind();
+    }
+    kinds.sort_unstable();
+    assert_eq!(kinds, [3, 4, 9]);
     let mut many = unsubscribe(3).from(&topic).encode(t.version);
     many.extend([0xc0, 0, 0xc0, 0]);
     client.send(many).await;
-    let kinds = [
-        client.next().await.kind(),
-        client.next().await.kind(),
-        client.next().await.kind(),
-    ];
+    for kind in &mut kinds {
+        *kind = client.next().await.kind();
+    }
+    kinds.sort_unstable();
     assert_eq!(kinds, [11, 13, 13]);
 }

@@ -289,3 +289,32 @@ pub async fn replacing_a_subscription_loses_nothing(t: Target) {
         .count();
     assert_eq!(replays, 1, "{got:?}");
 }
+
+/// Messages retained while a subscription is made: each comes once, live or replayed, and none is missing.
+pub async fn retained_message_comes_live_or_replayed(t: Target) {
+    const HALF: u16 = 150;
+    let root = fresh("both");
+    let mut publisher = t.client().await;
+    let mut subscriber = t.client().await;
+    for number in 1..=2 * HALF {
+        if number == HALF {
+            subscriber
+                .send(subscribe(1).to(format!("{root}/#"), 1))
+                .await;
+        }
+        let packet = publish(format!("{root}/{number}")).qos1(number).retain();
+        publisher.send(packet).await;
+    }
+    for number in 1..=2 * HALF {
+        publisher.recv_ack(4, number).await;
+    }
+    let mut topics = std::collections::BTreeSet::new();
+    while topics.len() < usize::from(2 * HALF) {
+        let packet = subscriber.next().await;
+        if packet.is_publish() {
+            subscriber.acknowledge(&packet).await;
+            assert!(topics.insert(packet.topic()), "twice: {packet:?}");
+        }
+    }
+    subscriber.fence().await;
+}
