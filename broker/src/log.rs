@@ -126,9 +126,9 @@ mod tests {
             let library = |at| {
                 enabled(level, || match at {
                     tracing::Level::WARN => {
-                        tracing::enabled!(target: "openraft::core", tracing::Level::WARN)
+                        tracing::enabled!(target: "openraft", tracing::Level::WARN)
                     }
-                    _ => tracing::enabled!(target: "openraft::core", tracing::Level::ERROR),
+                    _ => tracing::enabled!(target: "openraft", tracing::Level::ERROR),
                 })
             };
             assert_eq!(library(tracing::Level::WARN), warns, "{level}");
