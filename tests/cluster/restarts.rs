@@ -91,7 +91,7 @@ fn messages_flow_on_through_an_election() {
         let mut cluster = Cluster::start();
         let (victim, from, to) = pick(&cluster, Role::Leader);
         let topic = fresh("election");
-        let mut subscriber = cluster.client(to, Version::V5).await;
+        let mut subscriber = reconnect(cluster.mqtt(to), Version::V5, connect(fresh("s"))).await;
         subscriber.subscribe(&topic, 1).await;
         let mut publisher = Stubborn::connect(cluster.mqtt(from), Version::V5).await;
         publisher.publish(&topic, 0).await;

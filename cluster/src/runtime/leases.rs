@@ -19,12 +19,15 @@ use super::node::Node;
 use crate::id::{NodeId, NodeRef};
 use crate::lease::{Answer, Keeper, Lease, Renewal, Renewer, Timing, boot_ns};
 use crate::meta::MetaMachine;
-use crate::raft::{Group, GroupStatus};
+use crate::raft::{Group, GroupStatus, ReadError};
 
 /// Renewals that wait for the keeper; each node has at most a few under way.
 const QUEUE: usize = 1_024;
 /// Renewals of one node that wait for their answers.
 const UNDER_WAY_MAX: usize = 16;
+
+/// Pause after a round that no quorum answered.
+const READ_AGAIN: Duration = Duration::from_millis(20);
 
 type Asked = oneshot::Sender<RenewResponse>;
 
@@ -159,7 +162,7 @@ impl KeeperService {
             }
             if self.core.poll_read() {
                 let group = self.group.clone();
-                self.read = Some(Box::pin(async move { group.read_index().await.ok() }));
+                self.read = Some(Box::pin(read_index(group)));
             }
             self.answer();
             tokio::select! {
@@ -216,6 +219,18 @@ impl KeeperService {
         let index = meta.index();
         drop(meta);
         self.core.handle_members(&up, index, boot_ns());
+    }
+}
+
+/// The library gives a round of a quorum no longer than a heartbeat, which a busy machine misses at times: a node is not to
+/// lose its lease for that. Every round begins after the renewals that wait for it arrived.
+async fn read_index(group: Group) -> Option<u64> {
+    loop {
+        match group.read_index().await {
+            Ok(index) => return Some(index),
+            Err(ReadError::NoQuorum) => tokio::time::sleep(READ_AGAIN).await,
+            Err(ReadError::NotLeader(_) | ReadError::Stopped) => return None,
+        }
     }
 }
 
