@@ -115,10 +115,11 @@ async fn serve(
         }
     };
     let admin_address = admin.address();
-    let drain = CancellationToken::new();
+    let (open, drain) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(admin.run(
         Arc::clone(&shared),
         recorder,
+        open.clone(),
         drain.clone(),
         shutdown.clone(),
     ));
@@ -128,6 +129,7 @@ async fn serve(
         listeners,
         admin_address,
         shutdown,
+        open,
         drain,
     };
     node.run(sources, log).await
@@ -140,6 +142,8 @@ struct Running {
     listeners: Vec<Listener>,
     admin_address: std::net::SocketAddr,
     shutdown: CancellationToken,
+    /// Cancelled once all listeners take clients: it is ready from then on.
+    open: CancellationToken,
     /// Cancelled when the node begins to leave: it is not ready any more.
     drain: CancellationToken,
 }
@@ -210,6 +214,7 @@ impl Running {
             self.cluster.advertise(),
             self.admin_address
         ));
+        self.open.cancel();
         crate::cli::tell(format_args!("{ready}"));
         Ok(Some(workers))
     }

@@ -37,6 +37,8 @@ pub struct Admin {
 pub(crate) struct Context {
     shared: Arc<Shared>,
     recorder: PrometheusHandle,
+    /// Cancelled once all listeners take clients.
+    open: CancellationToken,
     /// Cancelled once the node begins to leave.
     drain: CancellationToken,
 }
@@ -62,12 +64,14 @@ impl Admin {
         self,
         shared: Arc<Shared>,
         recorder: PrometheusHandle,
+        open: CancellationToken,
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) {
         let context = Context {
             shared,
             recorder,
+            open,
             drain,
         };
         let mut routes = Router::new()
@@ -90,12 +94,18 @@ async fn healthz() -> &'static str {
     "alive\n"
 }
 
-/// 200 when Up, lease held, and not leaving; else 503 with the reasons.
+/// 200 when Up, lease held, taking clients, and not leaving; else 503 with the reasons.
 async fn readyz(State(context): State<Context>) -> Response {
     let status = context.shared.cluster().status();
     let mut reasons = Vec::new();
     if status.state != NodeState::Up {
         reasons.extend(status.problems.iter().cloned());
+        if reasons.is_empty() {
+            reasons.push("this node is not up".to_owned());
+        }
+    }
+    if !context.open.is_cancelled() {
+        reasons.push("the listeners are not open yet".to_owned());
     }
     if context.drain.is_cancelled() {
         reasons.push("this node is leaving".to_owned());
