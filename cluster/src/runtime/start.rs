@@ -69,26 +69,7 @@ pub async fn start(
     let journal = Journal::open(&config.data_dir.join("journal"), JournalConfig::default())?;
     let snapshots = SnapshotStore::open(&config.data_dir.join("snapshots"))?;
     let inbound = Arc::new(Inbound::default());
-    let claims = Claims {
-        cluster_id: store.cluster_id()?,
-        incarnation: 0,
-    };
-    let listener = Network::bind(config.bind).await?;
-    let advertise = config
-        .advertise
-        .clone()
-        .unwrap_or_else(|| listener.local_addr().to_string());
-    let identity = Arc::new(Identity::new(id, &config.node_name, &advertise, claims));
-    let network = Network::start(
-        NetConfig::new(config.bind),
-        listener,
-        Arc::clone(&identity),
-        inbound.clone(),
-        shutdown.clone(),
-    );
-    for (peer, address) in store.addresses()? {
-        network.set_peer(peer, &address);
-    }
+    let (identity, network) = open_network(&config, &store, inbound.clone(), &shutdown).await?;
     let meta = Arc::new(MetaMachine::default());
     let host = Host {
         node_id: id,
@@ -133,6 +114,35 @@ pub async fn start(
     let life = Arc::clone(&node);
     tokio::spawn(async move { shutdown.run_until_cancelled(life.live(downs)).await });
     Ok(Cluster::new(node))
+}
+
+/// Binds the cluster port and calls on the nodes that were known when this one last ran.
+async fn open_network(
+    config: &Config,
+    store: &Store,
+    inbound: Arc<Inbound>,
+    shutdown: &CancellationToken,
+) -> Result<(Arc<Identity>, Network), StartError> {
+    let bound = Network::bind(config.bind).await?;
+    let local = || bound.local_addr().to_string();
+    let advertise = config.advertise.clone().unwrap_or_else(local);
+    let claims = Claims {
+        cluster_id: store.cluster_id()?,
+        incarnation: 0,
+    };
+    let identity = Identity::new(store.node_id()?, &config.node_name, &advertise, claims);
+    let identity = Arc::new(identity);
+    let network = Network::start(
+        NetConfig::new(config.bind),
+        bound,
+        Arc::clone(&identity),
+        inbound,
+        shutdown.clone(),
+    );
+    for (peer, address) in store.addresses()? {
+        network.set_peer(peer, &address);
+    }
+    Ok((identity, network))
 }
 
 impl Node {
