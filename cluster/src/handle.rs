@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotte_mqtt::topic::TopicFilter;
+use flotte_mqtt::topic::{SubscriptionFilter, TopicFilter};
 use flotte_proto::{Close, Forward, Open, OpenReply, Retain, RetainReply, WillKey, retain_reply};
 use futures::future::BoxFuture;
 use prost::Message;
@@ -154,8 +154,16 @@ impl Cluster {
         }
     }
 
+    /// The route of a filter, or share, to this start of this node in its replica: 1, or the number of members, and the
+    /// meta index that set it. None as long as the node is not Up.
+    pub fn own_route(&self, filter: &SubscriptionFilter) -> Option<(u32, u64)> {
+        let me = self.me()?;
+        let meta = self.node.meta().read();
+        Some(meta.routes().route_of(filter, me))
+    }
+
     /// Announces or withdraws the route of a filter to this node. Calls take effect in the order in which they were
-    /// made; the future resolves to the meta index that set it.
+    /// made; the future resolves to the meta index that set it, once it is applied on this node.
     pub fn set_route(
         &self,
         filter: &TopicFilter,
@@ -192,7 +200,12 @@ impl Cluster {
             return Box::pin(async { Err(Refused::NotServing) });
         };
         let reply = life.propose_meta(command);
-        Box::pin(async move { Ok(reply.await?.0) })
+        let node = Arc::clone(&self.node);
+        Box::pin(async move {
+            let (index, _) = reply.await?;
+            node.meta_applied(index).await;
+            Ok(index)
+        })
     }
 
     /// Waits until every node that is Up has applied a meta index, which this node need not have applied yet.

@@ -15,8 +15,8 @@ use super::{Connection, End};
 
 impl Connection {
     /// Ends everything that hung on this connection.
-    pub(super) fn close(self, end: End) {
-        debug!(client = %self.client, ?end, "closed");
+    pub(super) fn close(&mut self, end: End) {
+        debug!(client = %self.session.client, ?end, "closed");
         counter!("flotte_disconnects_total", "reason" => end.label()).increment(1);
         let shared = Arc::clone(&self.worker.shared);
         if let End::Disconnected {
@@ -45,7 +45,7 @@ impl Connection {
             End::TakenOver | End::Reset => return,
         };
         let close = Close {
-            client: self.client.as_bytes().clone(),
+            client: self.session.client.as_bytes().clone(),
             epoch: self.epoch,
             discard_will,
             expiry_s,

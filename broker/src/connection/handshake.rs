@@ -1,6 +1,5 @@
 //! CONNECT: checked, authenticated, committed, answered. Nothing else is taken before.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,12 +20,13 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tracing::{Span, debug};
 
+use super::timers::Since;
 use super::worker::{ListenerInfo, Shared};
 use super::{Connection, Deadline, Worker, read_some};
 use crate::auth::{Attempt, AuthError};
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
-/// Serves an accepted socket until its end.
+/// Lets the client of an accepted socket in, or not.
 pub(super) async fn run(
     worker: Rc<Worker>,
     stream: TcpStream,
@@ -34,7 +34,7 @@ pub(super) async fn run(
     listener: Arc<ListenerInfo>,
 ) {
     let shared = Arc::clone(&worker.shared);
-    let _counted = Counted::new(&shared, &listener);
+    let counted = Counted::new(&shared, &listener);
     if let Err(e) = stream.set_nodelay(true) {
         debug!(error = %e, "no TCP_NODELAY");
     }
@@ -49,16 +49,15 @@ pub(super) async fn run(
         socket,
         out,
         signal,
+        counted,
         deadline,
         peer,
         listener,
     };
-    // Boxed: what a handshake takes is not kept for the life of the connection.
-    let Some(mut connection) = Box::pin(arrival.shake_hands()).await else {
-        return;
-    };
-    let end = connection.serve().await;
-    connection.close(end);
+    // A task of its own: what a handshake takes is not kept for the life of the connection.
+    if let Some(connection) = arrival.shake_hands().await {
+        connection.start();
+    }
 }
 
 /// Ends a connection that was refused before its Open came back, should it come back after all.
@@ -81,7 +80,7 @@ fn take_back(
 }
 
 /// Keeps the numbers of connections right, whatever happens.
-struct Counted {
+pub(super) struct Counted {
     shared: Arc<Shared>,
     listener: Arc<ListenerInfo>,
 }
@@ -114,6 +113,7 @@ struct Arrival {
     socket: OwnedReadHalf,
     out: OwnedWriteHalf,
     signal: Arc<Signal>,
+    counted: Counted,
     deadline: Deadline,
     peer: SocketAddr,
     listener: Arc<ListenerInfo>,
@@ -436,29 +436,30 @@ impl Arrival {
             .output()
             .lock()
             .connect(link, peer, &connack.into(), now_ms());
-        let now = self.worker.wheel.now_ms();
+        let (now, span) = (self.worker.wheel.now_ms(), Span::current());
         Connection {
             last_read_ms: now,
             worker: self.worker,
             socket: self.socket,
             session,
             signal: self.signal,
+            _counted: self.counted,
             deadline: self.deadline,
             decoder,
             version,
-            client: admitted.client,
             epoch,
             max_qos,
             // [MQTT-3.1.2-22]
-            keep_alive_ms: u64::from(admitted.keep_alive_s) * 1_500,
-            unleased_since_ms: None,
+            keep_alive_ms: u32::from(admitted.keep_alive_s) * 1_500,
+            unleased_since: Since::NEVER,
             partial: rest,
             partial_is_own: true,
             matches: Default::default(),
-            waiting: VecDeque::new(),
-            unplaced_since_ms: None,
+            waiting: Default::default(),
+            unplaced_since: Since::NEVER,
             requests: Default::default(),
             full: None,
+            span: (!span.is_disabled()).then(|| Box::new(span)),
             blocked: false,
         }
     }

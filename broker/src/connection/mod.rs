@@ -1,6 +1,8 @@
-//! One client: from the accepted socket to its last byte. Its task lives on one worker; its loop waits for the socket,
-//! for signals of others, and for what it has asked of the cluster. Packets are handled in `packets`, CONNECT in
+//! One client: from the accepted socket to its last byte. Its task lives on one worker; it waits for the socket, for
+//! signals of others, and for what it has asked of the cluster. Packets are handled in `packets`, CONNECT in
 //! `handshake`, SUBSCRIBE in `subscribe`; what goes out is written by whoever has it (see `session`).
+//!
+//! The task is polled by hand: what an idle client costs is the fields of [`Connection`] and nothing else.
 
 mod close;
 mod connack;
@@ -15,26 +17,28 @@ pub(crate) use publish::retain_command;
 pub use timers::{Deadline, Wheel};
 pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use flotte_mqtt::codec::Decoder;
 use flotte_mqtt::reason::ReasonCode;
-use flotte_mqtt::{ClientId, QoS, Version};
-use futures::future::LocalBoxFuture;
+use flotte_mqtt::{QoS, Version};
+use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::io::poll_read_buf;
-use tracing::debug;
+use tracing::{Span, debug};
 
 use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
-use publish::Waiting;
+use handshake::Counted;
+use publish::WaitingLine;
+use timers::Since;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,91 +96,122 @@ enum Event {
     Room,
 }
 
-/// A client after its CONNECT was accepted.
+/// A client after its CONNECT was accepted: the future of its task.
+///
+/// Thousands of these wait for most of their lives: what is rare is boxed, and gone when it is over.
 pub struct Connection {
     worker: Rc<Worker>,
     socket: OwnedReadHalf,
     session: Arc<Session>,
     signal: Arc<Signal>,
+    _counted: Counted,
     deadline: Deadline,
     decoder: Decoder,
-    version: Version,
-    client: ClientId,
+    /// Of this connection's Open; the session's own is higher once another connection has it.
     epoch: u64,
-    max_qos: QoS,
-    /// 0 = none.
-    keep_alive_ms: u64,
     /// When the last byte came, on the worker's clock.
     last_read_ms: u64,
-    /// Since when this node has had no lease, on the worker's clock.
-    unleased_since_ms: Option<u64>,
+    /// Since when this node has had no lease.
+    unleased_since: Since,
+    /// When the oldest publish came that is not placed.
+    unplaced_since: Since,
     /// Read and not decoded: the begin of a packet, or what came while nothing may be taken.
     partial: BytesMut,
-    /// `partial` is no slice of the worker's read buffer.
-    partial_is_own: bool,
     matches: MatchCache,
     /// Publishes that wait behind a retained one; bounded, as nothing is read while they are many.
-    waiting: VecDeque<Waiting>,
-    /// The oldest publish that is not placed: when it came, on the worker's clock.
-    unplaced_since_ms: Option<u64>,
+    waiting: WaitingLine,
     /// SUBSCRIBEs and UNSUBSCRIBEs that are under way; none is kept while there are none.
     requests: Option<Box<subscribe::Requests>>,
-    /// Resolves when the link that was full when this client last published to it has room. Boxed, as it is rare.
+    /// Resolves when the link that was full when this client last published to it has room.
     full: Option<LocalBoxFuture<'static, ()>>,
+    /// What its log lines are marked with; none where nobody wants them.
+    span: Option<Box<Span>>,
+    /// 0 = none.
+    keep_alive_ms: u32,
+    version: Version,
+    max_qos: QoS,
+    /// `partial` is no slice of the worker's read buffer.
+    partial_is_own: bool,
     /// The socket took no more when last written to.
     blocked: bool,
 }
 
 /// A read that brought this much has probably left more.
 const MUCH_BYTES: usize = 16 << 10;
-impl Connection {
-    /// Serves until the end, and says why that was. What was read with CONNECT stands in `partial`.
-    async fn serve(&mut self) -> End {
-        let (mut step, mut read_much) = (self.process(), false);
+
+impl Future for Connection {
+    type Output = ();
+
+    /// Serves until the end.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = self.get_mut();
+        let span = connection.span.as_deref().cloned();
+        let _entered = span.as_ref().map(Span::enter);
         loop {
-            // Before the end, too: CONNACK may still wait, and what this wake-up put into other sessions.
-            self.finish_wake_up();
-            if let Err(end) = step {
-                return end;
+            let Poll::Ready(event) = connection.poll_event(cx) else {
+                return Poll::Pending;
+            };
+            let read_much = matches!(event, Event::Read(Ok(bytes)) if bytes >= MUCH_BYTES);
+            let step = connection.handle(event);
+            if connection.finish_wake_up(step).is_break() {
+                return Poll::Ready(());
             }
             if read_much {
                 // Others of this worker have their turn before the rest.
-                tokio::task::yield_now().await;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            let event = self.next_event().await;
-            read_much = matches!(event, Event::Read(Ok(bytes)) if bytes >= MUCH_BYTES);
-            step = self.handle(event);
+        }
+    }
+}
+
+impl Connection {
+    /// Takes what came right behind CONNECT, sends CONNACK, and goes on as a task of its own.
+    fn start(mut self) {
+        let step = self.process();
+        if self.finish_wake_up(step).is_continue() {
+            tokio::task::spawn_local(self);
         }
     }
 
-    async fn next_event(&mut self) -> Event {
-        let may_read = self.may_read();
-        let Connection {
-            worker,
-            socket,
-            signal,
-            waiting,
-            requests,
-            full,
-            blocked,
-            ..
-        } = self;
-        // The socket last: a client that sends without a pause must not hold up what it waits for.
-        tokio::select! {
-            biased;
-            wake = signal.wait() => Event::Woken(wake),
-            () = publish::placeable(waiting), if !waiting.is_empty() => Event::Placeable,
-            done = subscribe::progress(requests, &worker.shared.router), if requests.is_some() => Event::Requested(done),
-            () = room(full), if full.is_some() => Event::Room,
-            event = socket_event(socket, worker, may_read, *blocked), if may_read || *blocked => event,
+    /// The socket last: a client that sends without a pause must not hold up what it waits for.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(wake) = self.signal.poll_wait(cx) {
+            return Poll::Ready(Event::Woken(wake));
         }
+        if self.waiting.poll_placeable(cx).is_ready() {
+            return Poll::Ready(Event::Placeable);
+        }
+        if let Some(requests) = &mut self.requests
+            && let Poll::Ready(done) = requests.poll_progress(&self.worker.shared.router, cx)
+        {
+            return Poll::Ready(Event::Requested(done));
+        }
+        if let Some(full) = &mut self.full
+            && full.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::Room);
+        }
+        self.poll_socket(cx)
+    }
+
+    /// Reads into the worker's buffer, and waits for room in the socket where that was full.
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.blocked && self.socket.as_ref().poll_write_ready(cx).is_ready() {
+            return Poll::Ready(Event::Writable);
+        }
+        if !self.may_read() {
+            return Poll::Pending;
+        }
+        let buffer = &mut *self.worker.read_buffer();
+        poll_read_buf(Pin::new(&mut self.socket), cx, buffer).map(Event::Read)
     }
 
     fn may_read(&self) -> bool {
         !(self.full.is_some()
-            || publish::are_many(&self.waiting)
+            || self.waiting.is_long()
             || self.requests.as_ref().is_some_and(|all| all.is_full())
-            || self.unleased_since_ms.is_some()
+            || self.unleased_since.is_set()
             || self.blocked && self.session.output().lock().is_overfull()
             || self.session.inbound().lock().is_full())
     }
@@ -258,7 +293,7 @@ impl Connection {
         // After each read, and never a flag: a pause may fall anywhere.
         if !self.worker.shared.cluster().lease().held() {
             let now = self.worker.wheel.now_ms();
-            self.unleased_since_ms.get_or_insert(now);
+            self.unleased_since.set_first(now);
         }
         while !self.partial.is_empty() && self.may_read() {
             match self.decoder.decode(&mut self.partial) {
@@ -296,14 +331,24 @@ impl Connection {
         }
     }
 
-    /// Acknowledgements go out, everything that this wake-up put into sessions is written, the deadline is set.
-    fn finish_wake_up(&mut self) {
+    /// Acknowledgements go out, everything that this wake-up put into sessions is written, the deadline is set. Before the
+    /// end, too: CONNACK may still wait. Breaks when that has come, and the connection is closed.
+    fn finish_wake_up(&mut self, step: Result<(), End>) -> ControlFlow<()> {
         self.send_acks();
         if self.session.output().lock().needs_flush() {
             mark_dirty(&self.session);
         }
         flush_dirty();
-        self.set_deadline();
+        match step {
+            Ok(()) => {
+                self.set_deadline();
+                ControlFlow::Continue(())
+            }
+            Err(end) => {
+                self.close(end);
+                ControlFlow::Break(())
+            }
+        }
     }
 
     fn send_acks(&mut self) {
@@ -316,14 +361,14 @@ impl Connection {
         } else {
             // They go out once it is back: it is looked for from now on.
             let now = self.worker.wheel.now_ms();
-            self.unleased_since_ms.get_or_insert(now);
+            self.unleased_since.set_first(now);
         }
         let settled = inbound.is_settled();
         drop(inbound);
         if settled && self.waiting.is_empty() {
-            self.unplaced_since_ms = None;
+            self.unplaced_since = Since::NEVER;
         } else if !acks.is_empty() {
-            self.unplaced_since_ms = Some(self.worker.wheel.now_ms());
+            self.unplaced_since = Since::at(self.worker.wheel.now_ms());
         }
         if !acks.is_empty() {
             let mut output = self.session.output().lock();
@@ -338,29 +383,4 @@ impl Connection {
 async fn read_some(socket: &mut OwnedReadHalf, worker: &Rc<Worker>) -> io::Result<usize> {
     // A short read tells the driver that there is no more: one system call for each wake-up.
     poll_fn(|cx| poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer())).await
-}
-
-/// Reads, and waits for room in the socket where that was full.
-async fn socket_event(
-    socket: &mut OwnedReadHalf,
-    worker: &Rc<Worker>,
-    read: bool,
-    blocked: bool,
-) -> Event {
-    poll_fn(|cx| {
-        if blocked && socket.as_ref().poll_write_ready(cx).is_ready() {
-            return Poll::Ready(Event::Writable);
-        }
-        if !read {
-            return Poll::Pending;
-        }
-        poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer()).map(Event::Read)
-    })
-    .await
-}
-
-async fn room(full: &mut Option<LocalBoxFuture<'static, ()>>) {
-    if let Some(full) = full {
-        full.await;
-    }
 }

@@ -4,7 +4,8 @@ use flotte_mqtt::packet::{Disconnect, Packet, PubComp};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Outbound, SessionError};
 
-use super::{Connection, End, timers};
+use super::timers::{self, Since};
+use super::{Connection, End};
 use crate::session::now_ms;
 
 /// The next look at a connection that waits for nothing.
@@ -98,12 +99,13 @@ impl Connection {
         let now = self.worker.wheel.now_ms();
         let shared = &self.worker.shared;
         if shared.cluster().lease().held() {
-            if self.unleased_since_ms.take().is_some() {
+            if std::mem::replace(&mut self.unleased_since, Since::NEVER).is_set() {
                 // The client is not to blame for what was not read meanwhile.
                 self.last_read_ms = now;
             }
         } else {
-            let since = *self.unleased_since_ms.get_or_insert(now);
+            self.unleased_since.set_first(now);
+            let since = self.unleased_since.ms().unwrap_or(now);
             if now - since >= u64::from(shared.config.cluster.minority_grace_ms) {
                 return Err(End::SentAway(ReasonCode::UseAnotherServer));
             }
@@ -111,14 +113,15 @@ impl Connection {
         }
         if self.keep_alive_ms > 0
             && self.may_read()
-            && now - self.last_read_ms >= self.keep_alive_ms
+            && now - self.last_read_ms >= u64::from(self.keep_alive_ms)
         {
             // [MQTT-3.1.2-22]
             return Err(End::Refused(ReasonCode::KeepAliveTimeout));
         }
         let timeout = u64::from(shared.config.mqtt.publish_timeout_ms);
         if self
-            .unplaced_since_ms
+            .unplaced_since
+            .ms()
             .is_some_and(|since| now - since >= timeout)
         {
             return Err(End::Refused(ReasonCode::ImplementationSpecificError));
@@ -137,13 +140,13 @@ impl Connection {
                 // What is not read for our own sake is not held against the client.
                 self.last_read_ms = now;
             }
-            let due = self.last_read_ms + self.keep_alive_ms;
+            let due = self.last_read_ms + u64::from(self.keep_alive_ms);
             next = next.min(if due > now { due } else { soon });
         }
-        if self.unleased_since_ms.is_some() {
+        if self.unleased_since.is_set() {
             next = soon;
         }
-        if let Some(since) = self.unplaced_since_ms {
+        if let Some(since) = self.unplaced_since.ms() {
             next = next
                 .min(since + u64::from(self.worker.shared.config.mqtt.publish_timeout_ms))
                 .min(now + 1_000);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use ::metrics::counter;
 use flotte_cluster::handle::Refused;
@@ -11,7 +12,7 @@ use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{AckKind, AckOut, Begin, Ticket};
 use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{PacketId, QoS, Version};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use tracing::debug;
 
 use super::{Connection, End};
@@ -36,20 +37,47 @@ pub struct Waiting {
     retained: Option<Result<(u64, RetainResult), Refused>>,
 }
 
-/// Whether nothing more should be read before some of these are placed.
-pub(super) fn are_many(waiting: &VecDeque<Waiting>) -> bool {
-    let bytes = || waiting.iter().map(|one| one.message.payload.len());
-    waiting.len() >= WAITING_MAX || bytes().sum::<usize>() >= WAITING_BYTES_MAX
-}
+/// The publishes of a connection that wait behind a retained one; nothing is kept while there are none.
+#[derive(Default)]
+#[expect(clippy::box_collection, reason = "one pointer in each connection")]
+pub(super) struct WaitingLine(Option<Box<VecDeque<Waiting>>>);
 
-/// Resolves when the first of those that wait can be placed. Cancel safe.
-pub(super) async fn placeable(waiting: &mut VecDeque<Waiting>) {
-    let Some(first) = waiting.front_mut() else {
-        return futures::future::pending().await;
-    };
-    if let Some(retain) = &mut first.retain {
-        first.retained = Some(retain.await);
-        first.retain = None;
+impl WaitingLine {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether nothing more should be read before some of these are placed.
+    pub(super) fn is_long(&self) -> bool {
+        let Some(line) = &self.0 else { return false };
+        let bytes = || line.iter().map(|one| one.message.payload.len());
+        line.len() >= WAITING_MAX || bytes().sum::<usize>() >= WAITING_BYTES_MAX
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        self.0.get_or_insert_default().push_back(waiting);
+    }
+
+    /// Ready when the first can be placed.
+    pub(super) fn poll_placeable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(first) = self.0.as_mut().and_then(|line| line.front_mut()) else {
+            return Poll::Pending;
+        };
+        if let Some(retain) = &mut first.retain {
+            first.retained = Some(ready!(retain.poll_unpin(cx)));
+            first.retain = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// The first, if it can be placed.
+    fn pop_placeable(&mut self) -> Option<Waiting> {
+        let line = self.0.as_mut()?;
+        let first = line.pop_front_if(|first| first.retain.is_none());
+        if line.is_empty() {
+            self.0 = None;
+        }
+        first
     }
 }
 
@@ -100,7 +128,7 @@ impl Connection {
         } else if self.waiting.is_empty() {
             self.place(message, ticket);
         } else {
-            self.waiting.push_back(Waiting {
+            self.waiting.push(Waiting {
                 message: message.compact(),
                 ticket,
                 retain: None,
@@ -122,7 +150,7 @@ impl Connection {
         }
         drop(inbound);
         let now = self.worker.wheel.now_ms();
-        self.unplaced_since_ms.get_or_insert(now);
+        self.unplaced_since.set_first(now);
         Ok(Some(ticket))
     }
 
@@ -176,7 +204,7 @@ impl Connection {
             properties: without_expiry(publish),
             qos: publish.qos,
             retain: publish.retain,
-            publisher: self.client.clone(),
+            publisher: self.session.client.clone(),
             expires_at_ms: expiry.map(|seconds| now_ms() + u64::from(seconds) * 1_000),
             retain_index: 0,
             will: None,
@@ -186,7 +214,7 @@ impl Connection {
     fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
         let message = message.compact();
         if message.payload.len() > RETAINED_BYTES_MAX {
-            self.waiting.push_back(Waiting {
+            self.waiting.push(Waiting {
                 message,
                 ticket,
                 retain: None,
@@ -199,7 +227,7 @@ impl Connection {
             .shared
             .cluster()
             .retain(retain_command(&message));
-        self.waiting.push_back(Waiting {
+        self.waiting.push(Waiting {
             message,
             ticket,
             retain: Some(retain),
@@ -209,20 +237,13 @@ impl Connection {
 
     /// Places those that wait, as far as the first that still has to be retained.
     pub(super) fn place_waiting(&mut self) -> Result<(), End> {
-        while self
-            .waiting
-            .front()
-            .is_some_and(|first| first.retain.is_none())
+        while let Some(Waiting {
+            mut message,
+            ticket,
+            retained,
+            ..
+        }) = self.waiting.pop_placeable()
         {
-            let Some(Waiting {
-                mut message,
-                ticket,
-                retained,
-                ..
-            }) = self.waiting.pop_front()
-            else {
-                break;
-            };
             match retained {
                 None => {}
                 Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => {

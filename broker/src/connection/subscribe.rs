@@ -3,7 +3,6 @@
 //! later request.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -45,18 +44,6 @@ pub(super) struct Requests {
     replaying: Option<Replaying>,
 }
 
-/// Resolves when something was answered or replayed; an error ends the connection. Cancel safe.
-pub(super) async fn progress(
-    requests: &mut Option<Box<Requests>>,
-    router: &Arc<Router>,
-) -> Result<(), ReasonCode> {
-    poll_fn(|cx| match requests {
-        Some(requests) => requests.poll_progress(router, cx),
-        None => Poll::Pending,
-    })
-    .await
-}
-
 impl Requests {
     /// Whether none is under way.
     pub(super) fn is_idle(&self) -> bool {
@@ -68,7 +55,8 @@ impl Requests {
         self.answers.len() >= REQUESTS_MAX
     }
 
-    fn poll_progress(
+    /// Ready when something was answered or replayed; an error ends the connection.
+    pub(super) fn poll_progress(
         &mut self,
         router: &Arc<Router>,
         cx: &mut Context<'_>,

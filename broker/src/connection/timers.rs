@@ -1,7 +1,7 @@
 //! Deadlines of the connections of one worker: a wheel, no timer per connection. A connection moves its deadline by
 //! writing a number; the wheel finds out when it gets there.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Entry {
-    deadline_ms: Rc<Cell<u64>>,
+    /// Moved by the connection.
+    deadline_ms: u64,
     signal: Arc<Signal>,
     /// The tick at which it is looked at. Keys of it in other slots are leftovers: they are dropped there.
     due: u64,
@@ -45,7 +46,36 @@ struct Entry {
 pub struct Deadline {
     wheel: Rc<Wheel>,
     key: usize,
-    at_ms: Rc<Cell<u64>>,
+}
+
+/// A moment on the worker's clock since which something has held, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Since(u64);
+
+impl Since {
+    /// It does not hold.
+    pub(super) const NEVER: Since = Since(u64::MAX);
+
+    /// It has held since this moment.
+    pub(super) fn at(now_ms: u64) -> Since {
+        Since(now_ms.min(u64::MAX - 1))
+    }
+
+    /// It has held from now on at the latest.
+    pub(super) fn set_first(&mut self, now_ms: u64) {
+        if !self.is_set() {
+            *self = Since::at(now_ms);
+        }
+    }
+
+    pub(super) fn is_set(self) -> bool {
+        self != Since::NEVER
+    }
+
+    /// The moment.
+    pub(super) fn ms(self) -> Option<u64> {
+        self.is_set().then_some(self.0)
+    }
 }
 
 impl Wheel {
@@ -69,10 +99,9 @@ impl Wheel {
 
     /// Takes a connection in; `signal` is raised with [`Wake::TIMER`] when its deadline passed.
     pub fn insert(self: &Rc<Self>, signal: Arc<Signal>, at_ms: u64) -> Deadline {
-        let at = Rc::new(Cell::new(at_ms));
         let mut inner = self.inner.borrow_mut();
         let key = inner.entries.insert(Entry {
-            deadline_ms: Rc::clone(&at),
+            deadline_ms: at_ms,
             signal,
             due: u64::MAX,
         });
@@ -81,7 +110,6 @@ impl Wheel {
         Deadline {
             wheel: Rc::clone(self),
             key,
-            at_ms: at,
         }
     }
 
@@ -127,7 +155,7 @@ impl Inner {
             return;
         }
         entry.due = u64::MAX;
-        let deadline = entry.deadline_ms.get();
+        let deadline = entry.deadline_ms;
         if deadline > now_ms {
             return self.place(key, deadline);
         }
@@ -156,19 +184,16 @@ fn slot_of(tick: u64) -> usize {
 }
 
 impl Deadline {
-    /// Moves it. A deadline that comes nearer is noticed when the old one would have been, at the latest after a turn of
-    /// the wheel: use [`Deadline::pull`] for that.
-    pub fn set(&self, at_ms: u64) {
-        self.at_ms.set(at_ms);
-    }
-
-    /// Moves it, possibly nearer.
+    /// Moves it. One that comes nearer is put into its slot; a later one is found out about when the old one has come.
     pub fn pull(&self, at_ms: u64) {
-        if at_ms < self.at_ms.get() {
-            self.at_ms.set(at_ms);
-            self.wheel.inner.borrow_mut().place(self.key, at_ms);
-        } else {
-            self.at_ms.set(at_ms);
+        let mut inner = self.wheel.inner.borrow_mut();
+        let Some(entry) = inner.entries.get_mut(self.key) else {
+            return;
+        };
+        let nearer = at_ms < entry.deadline_ms;
+        entry.deadline_ms = at_ms;
+        if nearer {
+            inner.place(self.key, at_ms);
         }
     }
 
@@ -201,7 +226,7 @@ mod tests {
         let deadline = wheel.insert(Arc::clone(&signal), 1_000);
         wheel.turn(900);
         assert!(!fired(&signal).await);
-        deadline.set(5_000);
+        deadline.pull(5_000);
         wheel.turn(1_100);
         assert!(!fired(&signal).await, "it was moved");
         wheel.turn(5_000);
@@ -218,7 +243,7 @@ mod tests {
         assert!(!fired(&signal).await);
         wheel.turn(100_000);
         assert!(fired(&signal).await);
-        deadline.set(300_000);
+        deadline.pull(300_000);
         wheel.turn(100_200);
         deadline.pull(101_000);
         wheel.turn(101_000);
@@ -230,7 +255,7 @@ mod tests {
         let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
         let deadline = wheel.insert(signal, 100_000);
         for now in (0..50_000).step_by(100) {
-            deadline.set(now + 20_000);
+            deadline.pull(now + 20_000);
             deadline.pull(now + 1_000);
             wheel.turn(now);
         }

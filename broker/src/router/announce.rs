@@ -1,76 +1,104 @@
 //! Tells the cluster which filters this node wants. One proposal of a filter is under way at a time, so that the last
-//! one is always what is wanted last.
+//! one is always what is wanted last. What is settled stands in this node's replica of the routes, and nowhere else.
 
 use std::sync::Arc;
 
 use flotte_cluster::handle::Refused;
 use flotte_mqtt::topic::SubscriptionFilter;
+use foldhash::quality::RandomState;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use tokio::sync::oneshot;
 
 use super::Router;
 use super::subscriptions::Change;
 
-/// What the cluster was told of one filter or share.
+/// What this node has proposed of its routes and not seen applied.
 #[derive(Debug, Default)]
-pub struct Announced {
+pub struct Announcements {
+    /// Filters and shares with a proposal under way.
+    unsettled: HashMap<SubscriptionFilter, Unsettled, RandomState>,
+    /// Starts of the node, so that an answer to an earlier one is told from others.
+    resets: u64,
+}
+
+#[derive(Debug)]
+struct Unsettled {
     /// Live subscribers (0 or 1) or members, as last seen here.
     wanted: u32,
-    /// As committed, and at which meta index; none before the first answer.
-    committed: Option<(u32, u64)>,
-    /// A proposal is under way.
-    proposing: bool,
     /// Who waits until what is wanted is committed.
     waiters: Vec<oneshot::Sender<Result<u64, Refused>>>,
 }
 
+impl Announcements {
+    /// This start of the node is over, and its routes with it.
+    pub fn reset(&mut self) {
+        self.unsettled.clear();
+        self.resets += 1;
+    }
+}
+
 impl Router {
-    /// Notes a change and proposes it. Resolves to the meta index of the route that serves the filter.
+    /// Notes a change and proposes it. Resolves to the meta index of the route that serves the filter, once it is applied
+    /// here.
     pub(super) fn announce(
         self: &Arc<Self>,
         filter: &SubscriptionFilter,
         change: Change,
     ) -> BoxFuture<'static, Result<u64, Refused>> {
-        let mut announced = self.announced.lock();
-        let entry = announced.entry(filter.clone()).or_default();
-        note(entry, change);
-        if let (false, Some((value, index))) = (entry.proposing, entry.committed)
-            && value == entry.wanted
-        {
-            return futures::future::ready(Ok(index)).boxed();
-        }
         let (waiter, answer) = oneshot::channel();
-        entry.waiters.push(waiter);
-        if !entry.proposing {
-            entry.proposing = true;
-            let value = entry.wanted;
-            drop(announced);
-            self.propose(filter.clone(), value);
+        let mut announcements = self.announcements.lock();
+        match announcements.unsettled.entry(filter.clone()) {
+            Entry::Occupied(mut entry) => {
+                let entry = entry.get_mut();
+                entry.wanted = change.wanted().unwrap_or(entry.wanted);
+                entry.waiters.push(waiter);
+            }
+            Entry::Vacant(entry) => {
+                let settled = self.cluster().own_route(filter);
+                let known = settled.filter(|(value, _)| *value > 0);
+                let wanted = change.wanted().or(known.map(|(value, _)| value));
+                match (wanted, settled) {
+                    // It was there, and went with the start of the node that this subscription was made in.
+                    (None, _) => {
+                        return futures::future::ready(Err(Refused::NotServing)).boxed();
+                    }
+                    (Some(wanted), Some((value, index))) if wanted == value => {
+                        return futures::future::ready(Ok(index)).boxed();
+                    }
+                    (Some(wanted), _) => {
+                        let waiters = vec![waiter];
+                        entry.insert(Unsettled { wanted, waiters });
+                        self.propose(filter.clone(), wanted, announcements.resets);
+                    }
+                }
+            }
         }
         async move { answer.await.unwrap_or(Err(Refused::NotServing)) }.boxed()
     }
 
     /// Notes a change that nobody waits for.
     pub(super) fn withdraw(self: &Arc<Self>, filter: &SubscriptionFilter, change: Change) {
-        let mut announced = self.announced.lock();
-        let Some(entry) = announced.get_mut(filter) else {
+        let Some(wanted) = change.wanted() else {
             return;
         };
-        note(entry, change);
-        let due = !entry.proposing
-            && entry
-                .committed
-                .is_some_and(|(value, _)| value != entry.wanted);
-        if due {
-            entry.proposing = true;
-            let value = entry.wanted;
-            drop(announced);
-            self.propose(filter.clone(), value);
+        let mut announcements = self.announcements.lock();
+        match announcements.unsettled.entry(filter.clone()) {
+            Entry::Occupied(mut entry) => entry.get_mut().wanted = wanted,
+            Entry::Vacant(entry) => {
+                let settled = self.cluster().own_route(filter);
+                if settled.is_some_and(|(value, _)| value != wanted) {
+                    let waiters = Vec::new();
+                    entry.insert(Unsettled { wanted, waiters });
+                    self.propose(filter.clone(), wanted, announcements.resets);
+                }
+            }
         }
     }
 
-    fn propose(self: &Arc<Self>, filter: SubscriptionFilter, value: u32) {
+    fn propose(self: &Arc<Self>, filter: SubscriptionFilter, value: u32, resets: u64) {
         let proposal = match &filter.share {
             None => self.cluster().set_route(&filter.filter, value > 0),
             Some(group) => self
@@ -80,50 +108,32 @@ impl Router {
         let router = Arc::clone(self);
         tokio::spawn(async move {
             let result = proposal.await;
-            router.proposed(filter, value, result);
+            router.proposed(filter, (value, resets), result);
         });
     }
 
     fn proposed(
         self: &Arc<Self>,
         filter: SubscriptionFilter,
-        value: u32,
+        (value, resets): (u32, u64),
         result: Result<u64, Refused>,
     ) {
-        let mut announced = self.announced.lock();
-        let Some(entry) = announced.get_mut(&filter) else {
+        let mut announcements = self.announcements.lock();
+        if announcements.resets != resets {
+            return;
+        }
+        let Some(entry) = announcements.unsettled.get(&filter) else {
             return;
         };
-        entry.proposing = false;
-        let settled = match result {
-            // This start of the node is over; the next one announces anew.
-            Err(refused) => Err(refused),
-            Ok(index) => {
-                entry.committed = Some((value, index));
-                if value != entry.wanted {
-                    entry.proposing = true;
-                    let wanted = entry.wanted;
-                    drop(announced);
-                    return self.propose(filter, wanted);
-                }
-                Ok(index)
-            }
-        };
-        let waiters = std::mem::take(&mut entry.waiters);
-        if entry.wanted == 0 && !entry.proposing {
-            announced.remove(&filter);
+        let wanted = entry.wanted;
+        // Refused: this start of the node is over; the next one announces anew.
+        if result.is_ok() && value != wanted {
+            return self.propose(filter, wanted, resets);
         }
-        drop(announced);
-        for waiter in waiters {
-            let _ = waiter.send(settled);
+        let settled = announcements.unsettled.remove(&filter);
+        drop(announcements);
+        for waiter in settled.into_iter().flat_map(|entry| entry.waiters) {
+            let _ = waiter.send(result);
         }
-    }
-}
-
-fn note(entry: &mut Announced, change: Change) {
-    match change {
-        Change::None => {}
-        Change::Present(present) => entry.wanted = u32::from(present),
-        Change::Members(members) => entry.wanted = members,
     }
 }

@@ -42,8 +42,12 @@ impl Matched {
 /// Matches of one publisher, each good while the epochs of its branch stand.
 #[derive(Debug, Default)]
 pub struct MatchCache {
-    topics: HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>,
+    /// None before the first publish: most clients of a fleet wait more than they say.
+    topics: Option<Box<Topics>>,
 }
+
+/// The epochs of each topic's branch when it was matched, here and in the cluster.
+type Topics = HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>;
 
 impl Router {
     /// Who gets a topic that this client publishes.
@@ -71,18 +75,17 @@ impl Router {
             self.epochs.of_topic(topic.as_str()),
             self.cluster.route_epoch(topic.as_str()),
         );
-        if let Some((local, routes, matched)) = cache.topics.get(topic)
+        let topics = cache.topics.get_or_insert_default();
+        if let Some((local, routes, matched)) = topics.get(topic)
             && (*local, *routes) == epochs
         {
             return Arc::clone(matched);
         }
         let matched = Arc::new(self.matched(topic, publisher));
-        if cache.topics.len() >= TOPICS_MAX {
-            cache.topics.clear();
+        if topics.len() >= TOPICS_MAX {
+            topics.clear();
         }
-        cache
-            .topics
-            .insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
+        topics.insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
         matched
     }
 }

@@ -8,7 +8,7 @@ mod publish;
 mod replay;
 mod subscriptions;
 
-pub use announce::Announced;
+use announce::Announcements;
 pub use matched::{MatchCache, Matched};
 pub use placing::{Notify, Placing};
 pub use publish::{Outgoing, PublishOutcome};
@@ -34,8 +34,8 @@ pub struct Router {
     subscriptions: RwLock<Subscriptions>,
     /// Counters for caches of local matches.
     epochs: BranchEpochs,
-    /// What was announced to the cluster, by filter.
-    announced: Mutex<HashMap<SubscriptionFilter, Announced, RandomState>>,
+    /// What the cluster is being told.
+    announcements: Mutex<Announcements>,
     /// Whose turn it is in each share that this node publishes to; bounded by the shares there are, and cleared when a
     /// start of the node ends.
     turns: Mutex<HashMap<(ShareName, TopicFilter), u32, RandomState>>,
@@ -48,7 +48,7 @@ impl Router {
             cluster,
             subscriptions: RwLock::default(),
             epochs: BranchEpochs::default(),
-            announced: Mutex::default(),
+            announcements: Mutex::default(),
             turns: Mutex::default(),
         })
     }
@@ -100,7 +100,7 @@ impl Router {
     /// This start of the node is over: its routes are gone with it.
     pub fn reset(&self) {
         *self.subscriptions.write() = Subscriptions::default();
-        self.announced.lock().clear();
+        self.announcements.lock().reset();
         self.turns.lock().clear();
         self.epochs.touch_all();
     }

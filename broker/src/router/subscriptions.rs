@@ -24,6 +24,9 @@ pub struct Target {
     pub ids: SmallVec<[u32; 1]>,
 }
 
+/// Most filters have one subscriber, who stands where a pointer to more would.
+type Subscribers = SmallVec<[Subscriber; 1]>;
+
 /// What a change means for the routes to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -45,7 +48,7 @@ struct Subscriber {
 
 #[derive(Debug, Default)]
 struct FilterSubscribers {
-    subscribers: Vec<Subscriber>,
+    subscribers: Subscribers,
     /// Boxed, and so 16 bytes smaller: most filters have none.
     #[expect(
         clippy::box_collection,
@@ -56,7 +59,7 @@ struct FilterSubscribers {
 
 #[derive(Debug, Default)]
 struct Share {
-    members: Vec<Subscriber>,
+    members: Subscribers,
     /// Whose turn it is.
     next: usize,
 }
@@ -66,6 +69,17 @@ struct Share {
 pub struct Subscriptions {
     tree: TopicTree<FilterSubscribers>,
     count: usize,
+}
+
+impl Change {
+    /// Subscribers (0 or 1) or members that routes should lead to; none where it is what it was.
+    pub(super) fn wanted(self) -> Option<u32> {
+        match self {
+            Change::None => None,
+            Change::Present(present) => Some(u32::from(present)),
+            Change::Members(members) => Some(members),
+        }
+    }
 }
 
 impl Subscriptions {
@@ -204,7 +218,7 @@ fn is_own(subscriber: &Subscriber, publisher: &ClientId) -> bool {
 }
 
 /// Says whether it is new.
-fn put(list: &mut Vec<Subscriber>, subscriber: Subscriber) -> bool {
+fn put(list: &mut Subscribers, subscriber: Subscriber) -> bool {
     match list
         .iter_mut()
         .find(|s| Arc::ptr_eq(&s.session, &subscriber.session))
@@ -214,15 +228,13 @@ fn put(list: &mut Vec<Subscriber>, subscriber: Subscriber) -> bool {
             false
         }
         None => {
-            // Exact growth while small: most filters have one subscriber.
-            list.reserve_exact(usize::from(list.len() < 4));
             list.push(subscriber);
             true
         }
     }
 }
 
-fn take(list: &mut Vec<Subscriber>, session: &Arc<Session>) -> Option<Subscriber> {
+fn take(list: &mut Subscribers, session: &Arc<Session>) -> Option<Subscriber> {
     let at = list.iter().position(|s| Arc::ptr_eq(&s.session, session))?;
     Some(list.swap_remove(at))
 }

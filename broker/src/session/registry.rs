@@ -1,12 +1,13 @@
 //! Which sessions this node holds, by client, and which Opens of them are pending: a kick that names an epoch whose Open
 //! has not come back yet must not be forgotten.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flotte_mqtt::ClientId;
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use parking_lot::Mutex;
 
 use super::{ClientInfo, Closer, Limits, Session, Signal};
@@ -30,12 +31,12 @@ pub enum Claim {
     TakenOver,
 }
 
+/// Opens of a client that have not come back.
 #[derive(Debug, Default)]
-struct Entry {
-    session: Option<Arc<Session>>,
-    /// Opens that have not come back.
-    pending: u32,
-    /// Highest epoch kicked while an Open was pending.
+struct Pending {
+    /// How many; never 0.
+    opens: u32,
+    /// Highest epoch kicked meanwhile.
     kicked: u64,
 }
 
@@ -46,29 +47,33 @@ pub struct Registry {
     shards: [Mutex<Shard>; SHARDS],
 }
 
-type Shard = HashMap<ClientId, Entry, RandomState>;
+/// The sessions of some clients: no client has two.
+#[derive(Debug, Default)]
+struct Shard {
+    /// Under the hash of their client; one pointer each.
+    sessions: HashTable<Arc<Session>>,
+    pending: HashMap<ClientId, Pending, RandomState>,
+}
 
 impl Default for Registry {
     fn default() -> Self {
-        let hasher = RandomState::default();
-        let shards = std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher.clone())));
-        Registry { hasher, shards }
+        Registry {
+            hasher: RandomState::default(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
 impl Registry {
     /// An Open of this client is about to be proposed.
     pub fn opening(&self, client: &ClientId) {
-        self.shard(client)
-            .lock()
-            .entry(client.clone())
-            .or_default()
-            .pending += 1;
+        let mut shard = self.shard(self.hash(client)).lock();
+        shard.pending.entry(client.clone()).or_default().opens += 1;
     }
 
     /// The Open failed.
     pub fn open_failed(&self, client: &ClientId) {
-        settle(&mut self.shard(client).lock(), client);
+        self.shard(self.hash(client)).lock().settle(client);
     }
 
     /// The Open came back: claims the session, or makes it. The connection is attached to it in the same moment, so that
@@ -81,17 +86,13 @@ impl Registry {
         connection: (ClientInfo, Arc<Signal>),
     ) -> Claim {
         let mut orphans = Vec::new();
-        let mut shard = self.shard(client).lock();
-        let claim = claim(
-            shard.entry(client.clone()).or_default(),
-            client,
-            opened,
-            limits,
-        );
+        let hash = self.hash(client);
+        let mut shard = self.shard(hash).lock();
+        let claim = self.claim(&mut shard, hash, client, opened, limits);
         if let Claim::Mine { session, .. } = &claim {
             orphans = session.attach(connection.0, connection.1);
         }
-        settle(&mut shard, client);
+        shard.settle(client);
         drop(shard);
         orphans.into_iter().for_each(|closed: Closer| closed());
         claim
@@ -99,30 +100,26 @@ impl Registry {
 
     /// A kick came. Returns the session it is about, if that is at or below the epoch.
     pub fn kicked(&self, client: &ClientId, epoch: u64) -> Option<Arc<Session>> {
-        let mut shard = self.shard(client).lock();
-        let entry = shard.get_mut(client)?;
-        if entry.pending > 0 {
-            entry.kicked = entry.kicked.max(epoch);
+        let hash = self.hash(client);
+        let mut shard = self.shard(hash).lock();
+        if let Some(pending) = shard.pending.get_mut(client) {
+            pending.kicked = pending.kicked.max(epoch);
         }
-        entry
-            .session
-            .clone()
+        shard
+            .find(hash, client)
             .filter(|session| session.epoch() <= epoch)
+            .cloned()
     }
 
     /// A session ended. Says whether it was this one that stood here: whoever gets true cleans up.
     pub fn remove(&self, session: &Arc<Session>) -> bool {
-        let mut shard = self.shard(&session.client).lock();
-        if let Some(entry) = shard.get_mut(&session.client)
-            && entry
-                .session
-                .as_ref()
-                .is_some_and(|held| Arc::ptr_eq(held, session))
-        {
-            entry.session = None;
-            if entry.pending == 0 {
-                shard.remove(&session.client);
-            }
+        let hash = self.hash(&session.client);
+        let mut shard = self.shard(hash).lock();
+        let held = shard
+            .sessions
+            .find_entry(hash, |held| Arc::ptr_eq(held, session));
+        if let Ok(held) = held {
+            held.remove();
         }
         drop(shard);
         !session.ended.swap(true, Ordering::AcqRel)
@@ -131,35 +128,23 @@ impl Registry {
     /// The session of a client, if this node holds it.
     pub fn find(&self, client: &str) -> Option<Arc<Session>> {
         let client = ClientId::try_from(client).ok()?;
-        self.shard(&client).lock().get(&client)?.session.clone()
+        let hash = self.hash(&client);
+        self.shard(hash).lock().find(hash, &client).cloned()
     }
 
     /// All sessions, in no order.
     pub fn all(&self) -> Vec<Arc<Session>> {
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(
-                shard
-                    .lock()
-                    .values()
-                    .filter_map(|entry| entry.session.clone()),
-            );
+            all.extend(shard.lock().sessions.iter().cloned());
         }
         all
     }
 
     /// Number of sessions.
     pub fn len(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| {
-                shard
-                    .lock()
-                    .values()
-                    .filter(|entry| entry.session.is_some())
-                    .count()
-            })
-            .sum()
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.lock().sessions.len()).sum()
     }
 
     /// Whether there are none.
@@ -167,58 +152,68 @@ impl Registry {
         self.len() == 0
     }
 
-    fn shard(&self, client: &ClientId) -> &Mutex<Shard> {
-        use std::hash::BuildHasher;
-        let hash = self.hasher.hash_one(client.as_str());
-        &self.shards[(hash >> 60) as usize % SHARDS]
+    fn hash(&self, client: &ClientId) -> u64 {
+        self.hasher.hash_one(client.as_str())
     }
-}
 
-fn claim(
-    entry: &mut Entry,
-    client: &ClientId,
-    (epoch, present): (u64, bool),
-    limits: &Limits,
-) -> Claim {
-    let newer = entry
-        .session
-        .as_ref()
-        .is_some_and(|session| session.epoch() > epoch);
-    if entry.kicked >= epoch || newer {
-        return Claim::TakenOver;
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        // Not the bits that the tables use.
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
-    if let Some(session) = entry
-        .session
-        .as_ref()
-        .filter(|session| present && !session.is_ended())
-    {
+
+    fn claim(
+        &self,
+        shard: &mut Shard,
+        hash: u64,
+        client: &ClientId,
+        (epoch, present): (u64, bool),
+        limits: &Limits,
+    ) -> Claim {
+        let kicked = shard.pending.get(client).map_or(0, |opens| opens.kicked);
+        let held = shard.find(hash, client);
+        if kicked >= epoch || held.is_some_and(|session| session.epoch() > epoch) {
+            return Claim::TakenOver;
+        }
+        if let Some(session) = held.filter(|session| present && !session.is_ended()) {
+            session.epoch.store(epoch, Ordering::Release);
+            return Claim::Mine {
+                session: Arc::clone(session),
+                present: true,
+                replaced: None,
+            };
+        }
+        let session = Arc::new(Session::new(client.clone(), limits));
         session.epoch.store(epoch, Ordering::Release);
-        return Claim::Mine {
-            session: Arc::clone(session),
-            present: true,
-            replaced: None,
+        let replaced = match shard.sessions.find_mut(hash, |held| held.client == *client) {
+            Some(held) => Some(std::mem::replace(held, Arc::clone(&session))),
+            None => {
+                let rehash = |held: &Arc<Session>| self.hash(&held.client);
+                shard
+                    .sessions
+                    .insert_unique(hash, Arc::clone(&session), rehash);
+                None
+            }
         };
-    }
-    let session = Arc::new(Session::new(client.clone(), limits));
-    session.epoch.store(epoch, Ordering::Release);
-    let replaced = entry.session.replace(Arc::clone(&session));
-    Claim::Mine {
-        session,
-        present: false,
-        replaced,
+        Claim::Mine {
+            session,
+            present: false,
+            replaced,
+        }
     }
 }
 
-/// An Open of this client has come back, or failed.
-fn settle(shard: &mut Shard, client: &ClientId) {
-    let Some(entry) = shard.get_mut(client) else {
-        return;
-    };
-    entry.pending = entry.pending.saturating_sub(1);
-    if entry.pending == 0 {
-        entry.kicked = 0;
-        if entry.session.is_none() {
-            shard.remove(client);
+impl Shard {
+    fn find(&self, hash: u64, client: &ClientId) -> Option<&Arc<Session>> {
+        self.sessions.find(hash, |held| held.client == *client)
+    }
+
+    /// An Open of this client has come back, or failed.
+    fn settle(&mut self, client: &ClientId) {
+        if let Some(pending) = self.pending.get_mut(client) {
+            pending.opens -= 1;
+            if pending.opens == 0 {
+                self.pending.remove(client);
+            }
         }
     }
 }
@@ -362,6 +357,7 @@ mod tests {
         assert!(!registry.remove(&session), "once");
         registry.opening(&id());
         registry.open_failed(&id());
-        assert!(registry.shards.iter().all(|shard| shard.lock().is_empty()));
+        let empty = |shard: &Mutex<Shard>| shard.lock().pending.is_empty();
+        assert!(registry.is_empty() && registry.shards.iter().all(empty));
     }
 }

@@ -1,8 +1,10 @@
-//! How other tasks and threads wake the task of a connection: flags and one notification, nothing queued.
+//! How other tasks and threads wake the task of a connection: flags and one waker, nothing queued.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
+use futures::task::AtomicWaker;
 
 /// Reasons to wake; a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,26 +38,30 @@ impl Wake {
 #[derive(Debug, Default)]
 pub struct Signal {
     flags: AtomicU32,
-    notify: Notify,
+    task: AtomicWaker,
 }
 
 impl Signal {
     /// Adds reasons and wakes the task.
     pub fn raise(&self, wake: Wake) {
         if self.flags.fetch_or(wake.0, Ordering::AcqRel) & wake.0 != wake.0 {
-            self.notify.notify_one();
+            self.task.wake();
         }
     }
 
-    /// Waits for reasons and takes them all. Cancel safe.
-    pub async fn wait(&self) -> Wake {
-        loop {
-            let flags = self.flags.swap(0, Ordering::AcqRel);
-            if flags != 0 {
-                return Wake(flags);
-            }
-            self.notify.notified().await;
+    /// Waits for reasons and takes them all. One task waits at a time.
+    pub fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<Wake> {
+        // First, so that what is raised from here on wakes.
+        self.task.register(cx.waker());
+        if self.flags.load(Ordering::Acquire) == 0 {
+            return Poll::Pending;
         }
+        Poll::Ready(Wake(self.flags.swap(0, Ordering::AcqRel)))
+    }
+
+    /// As [`Signal::poll_wait`]. Cancel safe.
+    pub async fn wait(&self) -> Wake {
+        poll_fn(|cx| self.poll_wait(cx)).await
     }
 }
 

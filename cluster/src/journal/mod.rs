@@ -88,7 +88,7 @@ impl Default for JournalConfig {
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            cache_bytes: 2 << 20,
+            cache_bytes: 1 << 20,
             queue_max: 16 * 1024,
             queue_bytes_max: 64 << 20,
             min_free_bytes: 64 << 20,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotte_mqtt::ByteStr;
-use flotte_mqtt::topic::{ShareName, TopicFilter, TopicTree};
+use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter, TopicTree};
 use flotte_proto::{NodeRouteRecord, RouteRecord, ShareRecord};
 use smallvec::SmallVec;
 
@@ -151,6 +151,25 @@ impl Routes {
             *count -= nodes;
         }
         self.count_share -= shares;
+    }
+
+    /// What a node has of a filter or share - 1, or so many members; 0 is nothing - and the meta index that set it.
+    pub fn route_of(&self, filter: &SubscriptionFilter, node: NodeRef) -> (u32, u64) {
+        let route = || {
+            let routes = self.tree.get(&filter.filter)?;
+            match &filter.share {
+                None => {
+                    let route = routes.nodes.iter().find(|route| route.node == node)?;
+                    Some((1, route.index))
+                }
+                Some(group) => {
+                    let nodes = routes.shares.as_ref()?.groups.get(group)?;
+                    let route = nodes.get(&node.node)?;
+                    (route.incarnation == node.incarnation).then_some((route.members, route.index))
+                }
+            }
+        };
+        route().unwrap_or_default()
     }
 
     /// Whether anything leads to another node than this one, or to a share: else a walk finds nothing new.

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use super::SessionError;
 use super::config::InboundConfig;
+use super::rare::Rare;
 use crate::packet::{PacketId, QoS, Version};
 use crate::reason::ReasonCode;
 use crate::topic::TopicName;
@@ -71,11 +72,11 @@ pub struct Inbound {
     connection_first: u64,
     /// QoS 2 ids between PUBLISH and PUBREL; kept over connections. At most twice the receive
     /// maximum in 5.0, at most all ids in 3.x.
-    begun: HashMap<PacketId, Begun, RandomState>,
+    begun: Rare<HashMap<PacketId, Begun, RandomState>>,
     /// What counts against the receive maximum on this connection.
     outstanding: u32,
     /// Topics by alias, from 1; grown as the client sets them.
-    aliases: Vec<Option<TopicName>>,
+    aliases: Rare<Vec<Option<TopicName>>>,
 }
 
 #[derive(Debug)]
@@ -112,9 +113,9 @@ impl Inbound {
             acks: VecDeque::new(),
             first: 0,
             connection_first: 0,
-            begun: HashMap::default(),
+            begun: Rare::new(),
             outstanding: 0,
-            aliases: Vec::new(),
+            aliases: Rare::new(),
         }
     }
 
@@ -137,7 +138,7 @@ impl Inbound {
 
     /// QoS 2 ids between PUBLISH and PUBREL.
     pub fn begun(&self) -> usize {
-        self.begun.len()
+        self.begun.get().map_or(0, HashMap::len)
     }
 
     /// A connection begins; the last one is over.
@@ -152,7 +153,7 @@ impl Inbound {
         self.first += self.acks.len() as u64;
         self.connection_first = self.first;
         self.acks = VecDeque::new();
-        self.aliases = Vec::new();
+        self.aliases.clear();
         self.outstanding = 0;
     }
 
@@ -160,7 +161,7 @@ impl Inbound {
     pub fn start(&mut self, id: PacketId, qos: QoS) -> Result<(Ticket, Begin), SessionError> {
         debug_assert!(qos > QoS::AtMostOnce, "QoS 0 is not acknowledged");
         let former = match qos {
-            QoS::ExactlyOnce => self.begun.get(&id).copied(),
+            QoS::ExactlyOnce => self.begun.get().and_then(|begun| begun.get(&id)).copied(),
             QoS::AtMostOnce | QoS::AtLeastOnce => None,
         };
         let begin = match former {
@@ -181,7 +182,7 @@ impl Inbound {
         let sequence = self.first + self.acks.len() as u64;
         if qos == QoS::ExactlyOnce && counted == Counted::Yes {
             let is_settled = begin == Begin::Duplicate;
-            self.begun.insert(
+            self.begun.made().insert(
                 id,
                 Begun {
                     sequence,
@@ -242,20 +243,18 @@ impl Inbound {
     /// PUBREL: the id is free again [MQTT-4.3.3-12]. Returns the reason for the PUBCOMP, which is
     /// sent in any case [MQTT-4.3.3-11].
     pub fn handle_pubrel(&mut self, id: PacketId) -> ReasonCode {
-        let Some(begun) = self
-            .begun
-            .get(&id)
-            .copied()
-            .filter(|begun| begun.is_settled)
-        else {
+        let Some(all) = self.begun.get_mut() else {
             return ReasonCode::PacketIdentifierNotFound;
         };
-        self.begun.remove(&id);
+        let Some(begun) = all.get(&id).copied().filter(|begun| begun.is_settled) else {
+            return ReasonCode::PacketIdentifierNotFound;
+        };
+        all.remove(&id);
+        if all.is_empty() && all.capacity() > IDLE_CAPACITY {
+            self.begun.clear();
+        }
         if begun.sequence >= self.connection_first {
             self.outstanding -= 1;
-        }
-        if self.begun.is_empty() && self.begun.capacity() > IDLE_CAPACITY {
-            self.begun = HashMap::with_hasher(self.begun.hasher().clone());
         }
         ReasonCode::Success
     }
@@ -273,15 +272,16 @@ impl Inbound {
         }
         let index = usize::from(alias) - 1;
         let Some(topic) = topic else {
-            let known = self.aliases.get(index).and_then(Option::as_ref);
+            let known = self.aliases.get().and_then(|all| all.get(index)?.as_ref());
             return known.cloned().ok_or(SessionError::UnknownAlias(alias));
         };
-        if index >= self.aliases.len() {
-            self.aliases.resize(index + 1, None);
+        let aliases = self.aliases.made();
+        if index >= aliases.len() {
+            aliases.resize(index + 1, None);
         }
         // A copy of its own: the name may pin a whole read buffer.
         let topic = topic.compact();
-        self.aliases[index] = Some(topic.clone());
+        aliases[index] = Some(topic.clone());
         Ok(topic)
     }
 
@@ -293,11 +293,14 @@ impl Inbound {
         });
         let begun = self
             .begun
-            .values()
+            .get()
+            .into_iter()
+            .flat_map(HashMap::values)
             .filter(|begun| begun.sequence >= self.connection_first);
         assert_eq!(self.outstanding(), unacknowledged.count() + begun.count());
         assert!(self.connection_first <= self.first);
-        assert!(self.aliases.len() <= usize::from(self.config.topic_alias_maximum));
+        let aliases = self.aliases.get().map_or(0, Vec::len);
+        assert!(aliases <= usize::from(self.config.topic_alias_maximum));
         if self.version == Version::V5 {
             assert!(self.outstanding() <= usize::from(self.config.receive_maximum));
         }
@@ -309,13 +312,16 @@ impl Inbound {
             return false;
         }
         // A repeated PUBLISH within a connection has a ticket of its own, which settles nothing.
-        let begun = self.begun.get_mut(&ticket.id);
+        let Some(all) = self.begun.get_mut() else {
+            return false;
+        };
+        let begun = all.get_mut(&ticket.id);
         let Some(begun) = begun.filter(|begun| begun.sequence == ticket.sequence) else {
             return false;
         };
         if reason.is_error() {
             // [MQTT-4.3.3-9]
-            self.begun.remove(&ticket.id);
+            all.remove(&ticket.id);
             return true;
         }
         begun.is_settled = true;
@@ -331,7 +337,7 @@ impl Inbound {
         // [MQTT-3.3.4-7]. The quota begins anew with each connection, so as many ids again can
         // wait for a PUBREL from before; a client sends those first [MQTT-4.4.0-1].
         let is_over = self.outstanding() >= usize::from(max)
-            || (begin == Begin::New && self.begun.len() >= 2 * usize::from(max));
+            || (begin == Begin::New && self.begun() >= 2 * usize::from(max));
         if is_over {
             Err(SessionError::ReceiveMaximumExceeded(max))
         } else {

@@ -47,6 +47,7 @@ mod model;
 mod outbound;
 mod outcome;
 mod queue;
+mod rare;
 mod tally;
 mod window;
 

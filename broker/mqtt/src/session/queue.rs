@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::message::Delivery;
+use super::rare::Rare;
 use crate::packet::QoS;
 
 /// Capacity that an empty queue keeps.
@@ -11,10 +12,15 @@ const IDLE_CAPACITY: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    reliable: VecDeque<Waiting>,
-    qos0: VecDeque<Delivery>,
+    lines: Rare<Lines>,
     /// The next ordinary QoS 1 or 2 copy gets it.
     next_sequence: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    reliable: VecDeque<Waiting>,
+    qos0: VecDeque<Delivery>,
     bytes: usize,
 }
 
@@ -28,20 +34,21 @@ pub(super) struct Waiting {
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.reliable.len() + self.qos0.len()
+        let lines = self.lines.get();
+        lines.map_or(0, |lines| lines.reliable.len() + lines.qos0.len())
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.lines.get().map_or(0, |lines| lines.bytes)
     }
 
     /// The next QoS 1 or 2 copy to send.
     pub(super) fn front(&self) -> Option<&Waiting> {
-        self.reliable.front()
+        self.lines.get()?.reliable.front()
     }
 
     pub(super) fn has_qos0(&self) -> bool {
-        !self.qos0.is_empty()
+        self.lines.get().is_some_and(|lines| !lines.qos0.is_empty())
     }
 
     /// Gives an ordinary copy its sequence number.
@@ -54,26 +61,30 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, waiting: Waiting) {
-        self.bytes += waiting.delivery.message.held_bytes();
-        self.reliable.push_back(waiting);
+        let lines = self.lines.made();
+        lines.bytes += waiting.delivery.message.held_bytes();
+        lines.reliable.push_back(waiting);
     }
 
     pub(super) fn push_qos0(&mut self, delivery: Delivery) {
-        self.bytes += delivery.message.held_bytes();
-        self.qos0.push_back(delivery);
+        let lines = self.lines.made();
+        lines.bytes += delivery.message.held_bytes();
+        lines.qos0.push_back(delivery);
     }
 
     pub(super) fn pop(&mut self) -> Option<Waiting> {
-        let waiting = self.reliable.pop_front()?;
-        self.bytes -= waiting.delivery.message.held_bytes();
-        give_back(&mut self.reliable);
+        let lines = self.lines.get_mut()?;
+        let waiting = lines.reliable.pop_front()?;
+        lines.bytes -= waiting.delivery.message.held_bytes();
+        give_back(&mut lines.reliable);
         Some(waiting)
     }
 
     pub(super) fn pop_qos0(&mut self) -> Option<Delivery> {
-        let delivery = self.qos0.pop_front()?;
-        self.bytes -= delivery.message.held_bytes();
-        give_back(&mut self.qos0);
+        let lines = self.lines.get_mut()?;
+        let delivery = lines.qos0.pop_front()?;
+        lines.bytes -= delivery.message.held_bytes();
+        give_back(&mut lines.qos0);
         Some(delivery)
     }
 
@@ -87,8 +98,11 @@ impl Queue {
 
     /// Removes all QoS 0 copies and says how many there were.
     pub(super) fn clear_qos0(&mut self) -> usize {
-        let removed = std::mem::take(&mut self.qos0);
-        self.bytes -= held_bytes(&removed);
+        let Some(lines) = self.lines.get_mut() else {
+            return 0;
+        };
+        let removed = std::mem::take(&mut lines.qos0);
+        lines.bytes -= held_bytes(&removed);
         removed.len()
     }
 
@@ -96,6 +110,9 @@ impl Queue {
     /// QoS 0 in order.
     pub(super) fn extract(&mut self, is_unwanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut removed = Vec::new();
+        let Some(lines) = self.lines.get_mut() else {
+            return removed;
+        };
         let mut keep = |delivery: &Delivery| {
             let is_unwanted = is_unwanted(delivery);
             if is_unwanted {
@@ -103,17 +120,20 @@ impl Queue {
             }
             !is_unwanted
         };
-        self.reliable.retain(|waiting| keep(&waiting.delivery));
-        self.qos0.retain(keep);
-        self.bytes -= held_bytes(&removed);
+        lines.reliable.retain(|waiting| keep(&waiting.delivery));
+        lines.qos0.retain(keep);
+        lines.bytes -= held_bytes(&removed);
         removed
     }
 
     /// Asserts what must hold between calls; `sent_end` is one past the last sequence sent.
     pub(super) fn check_invariants(&self, sent_end: u64) {
-        let reliable = self.reliable.iter().map(|waiting| &waiting.delivery);
-        assert_eq!(self.bytes, held_bytes(reliable) + held_bytes(&self.qos0));
-        let ordinary = self
+        let Some(lines) = self.lines.get() else {
+            return;
+        };
+        let reliable = lines.reliable.iter().map(|waiting| &waiting.delivery);
+        assert_eq!(lines.bytes, held_bytes(reliable) + held_bytes(&lines.qos0));
+        let ordinary = lines
             .reliable
             .iter()
             .filter(|waiting| !waiting.delivery.share);

@@ -10,6 +10,7 @@ mod share;
 #[cfg(test)]
 mod strategies;
 mod tree;
+mod values;
 
 pub use filter::TopicFilter;
 pub use name::TopicName;

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::segment::Segment;
+use super::values::{NO_VALUE, Values};
 use super::{TopicFilter, is_hidden};
 
 /// A map from topic filters to `V`, matched by topic.
@@ -24,14 +25,14 @@ use super::{TopicFilter, is_hidden};
 #[derive(Debug, Clone)]
 pub struct TopicTree<V> {
     /// The root is node 0. Free nodes form a list through `plus`.
-    nodes: Vec<Node<V>>,
+    nodes: Vec<Node>,
+    /// What filters have; as many as there are filters.
+    values: Values<V>,
     /// Ids of all nodes reached by a literal level, under the hash of parent and level.
     literals: HashTable<u32>,
     hasher: RandomState,
     free_head: u32,
     free_count: usize,
-    /// Filters that have a value.
-    len: usize,
 }
 
 const ROOT: u32 = 0;
@@ -43,7 +44,7 @@ const FREE: u32 = u32::MAX - 1;
 const COMPACT_NODES_MIN: usize = 64;
 
 #[derive(Debug, Clone)]
-struct Node<V> {
+struct Node {
     parent: u32,
     /// The `+` below this node, or NONE.
     plus: u32,
@@ -52,7 +53,8 @@ struct Node<V> {
     /// How many literal levels are below this node.
     literals: u32,
     segment: Segment,
-    value: Option<V>,
+    /// The number of its value, or NO_VALUE.
+    value: u32,
 }
 
 /// Where a walk stands: a node, and where in the topic the next level starts. Past the topic's
@@ -69,36 +71,38 @@ impl<V> TopicTree<V> {
     pub fn with_hasher(hasher: RandomState) -> Self {
         Self {
             nodes: vec![Node::new(NONE, "")],
+            values: Values::new(),
             literals: HashTable::new(),
             hasher,
             free_head: NONE,
             free_count: 0,
-            len: 0,
         }
     }
 
     /// How many filters have a value.
     pub fn len(&self) -> usize {
-        self.len
+        self.values.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes of the slab and the table; levels longer than 22 bytes have their own on top.
     pub fn allocated_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node<V>>() + self.literals.allocation_size()
+        self.nodes.capacity() * size_of::<Node>()
+            + self.values.allocated_bytes()
+            + self.literals.allocation_size()
     }
 
     pub fn get(&self, filter: &TopicFilter) -> Option<&V> {
         let id = self.find(filter)?;
-        self.nodes[id as usize].value.as_ref()
+        self.value_of(id)
     }
 
     pub fn get_mut(&mut self, filter: &TopicFilter) -> Option<&mut V> {
         let id = self.find(filter)?;
-        self.nodes[id as usize].value.as_mut()
+        self.values.get_mut(self.nodes[id as usize].value)
     }
 
     /// The value of a filter, made first if there is none.
@@ -114,18 +118,19 @@ impl<V> TopicTree<V> {
                 None => self.add(at, level),
             };
         }
-        let slot = &mut self.nodes[at as usize].value;
-        if slot.is_none() {
-            self.len += 1;
+        let node = &mut self.nodes[at as usize];
+        if node.value == NO_VALUE {
+            node.value = self.values.insert(make());
         }
-        slot.get_or_insert_with(make)
+        self.values
+            .get_mut(node.value)
+            .expect("the number of a node is that of its value")
     }
 
     /// Takes a filter out, with the nodes that only it needed.
     pub fn remove(&mut self, filter: &TopicFilter) -> Option<V> {
         let id = self.find(filter)?;
-        let value = self.nodes[id as usize].value.take()?;
-        self.len -= 1;
+        let value = self.take_value(id)?;
         self.prune(id);
         self.compact_if_sparse();
         Some(value)
@@ -149,7 +154,7 @@ impl<V> TopicTree<V> {
     pub fn for_each(&self, mut visit: impl FnMut(&str, &V)) {
         let mut text = String::new();
         for (id, node) in self.nodes.iter().enumerate() {
-            if let Some(value) = &node.value {
+            if let Some(value) = self.values.get(node.value) {
                 self.write_filter(id as u32, &mut text);
                 visit(&text, value);
             }
@@ -160,19 +165,16 @@ impl<V> TopicTree<V> {
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut V) -> bool) {
         let mut text = String::new();
         for id in 0..self.nodes.len() {
-            if self.nodes[id].value.is_none() {
+            let number = self.nodes[id].value;
+            if number == NO_VALUE {
                 continue;
             }
             self.write_filter(id as u32, &mut text);
-            if self.nodes[id]
-                .value
-                .as_mut()
-                .is_some_and(|value| keep(&text, value))
-            {
+            let value = self.values.get_mut(number);
+            if value.is_some_and(|value| keep(&text, value)) {
                 continue;
             }
-            self.nodes[id].value = None;
-            self.len -= 1;
+            self.take_value(id as u32);
             self.prune(id as u32);
         }
         self.compact_if_sparse();
@@ -182,13 +184,16 @@ impl<V> TopicTree<V> {
     pub fn check_invariants(&self) {
         let free = self.nodes.iter().filter(|node| node.parent == FREE).count();
         assert_eq!(free, self.free_count);
-        assert_eq!(
-            self.nodes
+        let mut numbers: Vec<u32> = self.nodes.iter().map(|node| node.value).collect();
+        numbers.retain(|number| *number != NO_VALUE);
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(
+            numbers
                 .iter()
-                .filter(|node| node.value.is_some())
-                .count(),
-            self.len
+                .all(|number| self.values.get(*number).is_some())
         );
+        assert_eq!(numbers.len(), self.values.len());
         let mut below = vec![0; self.nodes.len()];
         for (id, node) in self
             .nodes
@@ -201,7 +206,7 @@ impl<V> TopicTree<V> {
             let parent = &self.nodes[node.parent as usize];
             let id = id as u32;
             if parent.plus == id || parent.hash == id {
-                assert!(parent.plus == id || (node.value.is_some() && node.literals == 0));
+                assert!(parent.plus == id || (node.value != NO_VALUE && node.literals == 0));
                 continue;
             }
             below[node.parent as usize] += 1;
@@ -231,12 +236,12 @@ impl<V> TopicTree<V> {
         // `#` takes the rest whatever it is, and none at all.
         if node.hash != NONE
             && wildcards
-            && let Some(value) = &self.nodes[node.hash as usize].value
+            && let Some(value) = self.value_of(node.hash)
         {
             visit(value);
         }
         let Some(rest) = topic.as_bytes().get(start..) else {
-            if let Some(value) = &node.value {
+            if let Some(value) = self.values.get(node.value) {
                 visit(value);
             }
             return None;
@@ -254,6 +259,15 @@ impl<V> TopicTree<V> {
         }
         let child = self.literal(at, &rest[..length])?;
         Some((child, next_start))
+    }
+
+    fn value_of(&self, id: u32) -> Option<&V> {
+        self.values.get(self.nodes[id as usize].value)
+    }
+
+    fn take_value(&mut self, id: u32) -> Option<V> {
+        let number = mem::replace(&mut self.nodes[id as usize].value, NO_VALUE);
+        self.values.remove(number)
     }
 
     fn find(&self, filter: &TopicFilter) -> Option<u32> {
@@ -353,10 +367,14 @@ impl<V> TopicTree<V> {
         }
         let mut moved = vec![NONE; self.nodes.len()];
         let mut nodes = Vec::with_capacity(live);
+        let mut values = Values::new();
         let mut literals = HashTable::with_capacity(self.literals.len());
-        for (id, node) in mem::take(&mut self.nodes).into_iter().enumerate() {
+        for (id, mut node) in mem::take(&mut self.nodes).into_iter().enumerate() {
             if node.parent != FREE {
                 moved[id] = nodes.len() as u32;
+                if let Some(value) = self.values.remove(node.value) {
+                    node.value = values.insert(value);
+                }
                 nodes.push(node);
             }
         }
@@ -373,6 +391,7 @@ impl<V> TopicTree<V> {
             }
         }
         self.nodes = nodes;
+        self.values = values;
         self.literals = literals;
         self.free_head = NONE;
         self.free_count = 0;
@@ -402,7 +421,7 @@ impl<V> Default for TopicTree<V> {
     }
 }
 
-impl<V> Node<V> {
+impl Node {
     fn new(parent: u32, level: &str) -> Self {
         Self {
             parent,
@@ -410,21 +429,16 @@ impl<V> Node<V> {
             hash: NONE,
             literals: 0,
             segment: Segment::new(level),
-            value: None,
+            value: NO_VALUE,
         }
     }
 
     fn is_bare(&self) -> bool {
-        self.value.is_none() && self.literals == 0 && self.plus == NONE && self.hash == NONE
+        self.value == NO_VALUE && self.literals == 0 && self.plus == NONE && self.hash == NONE
     }
 }
 
-fn insert_literal<V>(
-    literals: &mut HashTable<u32>,
-    nodes: &[Node<V>],
-    hasher: &RandomState,
-    id: u32,
-) {
+fn insert_literal(literals: &mut HashTable<u32>, nodes: &[Node], hasher: &RandomState, id: u32) {
     let hash = |id: &u32| {
         let node = &nodes[*id as usize];
         hash_of(hasher, node.parent, node.segment.as_bytes())
