@@ -2,6 +2,7 @@
 //! for signals of others, and for what it has asked of the cluster. Packets are handled in `packets`, CONNECT in
 //! `handshake`, SUBSCRIBE in `subscribe`; what goes out is written by whoever has it (see `session`).
 
+mod access;
 mod close;
 mod connack;
 mod handshake;
@@ -32,6 +33,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
+use crate::auth::acl::Rights;
 use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
 use publish::Waiting;
@@ -115,6 +117,8 @@ pub struct Connection {
     /// `partial` is no slice of the worker's read buffer.
     partial_is_own: bool,
     matches: MatchCache,
+    /// What it may publish; none while there are no rules, or before its first publish.
+    rights: Option<Box<Rights>>,
     /// Publishes that wait behind a retained one; bounded, as nothing is read while they are many.
     waiting: VecDeque<Waiting>,
     /// The oldest publish that is not placed: when it came, on the worker's clock.
@@ -233,6 +237,9 @@ impl Connection {
         }
         if wake.has(Wake::CLOSE) {
             return Err(End::SentAway(ReasonCode::AdministrativeAction));
+        }
+        if wake.has(Wake::UNAUTHORIZED) {
+            return Err(End::SentAway(ReasonCode::NotAuthorized));
         }
         if wake.has(Wake::DRAIN) {
             return Err(End::Moved);
