@@ -4,6 +4,7 @@
 //! Verifying a password is slow on purpose, so it runs off the workers, a few at a time; what was verified once is remembered
 //! until the file is read again, so that a fleet that reconnects does not pay for it each time.
 
+pub mod acl;
 mod hash;
 mod password_file;
 

@@ -19,9 +19,11 @@ choice! {
 choice! {
     /// What happens to a 3.x client whose publish the ACL refuses.
     AclRefused {
+        /// It is acknowledged as any other, and dropped.
         Drop = "drop",
+        /// The connection is closed.
+        Disconnect = "disconnect",
     }
-    later { "disconnect" }
 }
 
 section! {
@@ -63,10 +65,11 @@ section! {
         publish_timeout_ms: u32 = 10_000, in 100..=600_000;
         /// A client's own publish or will to `$...`: "refuse" (0x87), or "allow" for all but `$SYS` and `$share`.
         dollar_topics: DollarTopics = DollarTopics::Refuse;
+        /// A publish of a 3.x client that the ACL refuses: "drop" it (acknowledged as any other), or "disconnect" the
+        /// client. A 5.0 client is told (0x87) and stays; at QoS 0 the publish is dropped.
+        acl_refused: AclRefused = AclRefused::Drop;
     }
     later {
-        /// A publish of a 3.x client that the ACL refuses: "drop" it, or "disconnect" the client.
-        "acl_refused": AclRefused = AclRefused::Drop;
         /// Whether every rule of the standard is enforced, also where clients commonly break it harmlessly.
         "strict": bool = true;
     }

@@ -19,6 +19,7 @@ impl Checked<'_> {
     /// Applies every rule.
     pub fn run(&mut self) {
         self.authentication();
+        self.acl();
         for listener in &self.config.listeners {
             self.listener(listener);
         }
@@ -49,6 +50,20 @@ impl Checked<'_> {
             });
         if counted.values().any(|count| *count > 1) {
             self.refuse("auth.chain", "a method stands there twice");
+        }
+    }
+
+    fn acl(&mut self) {
+        let acl = &self.config.acl;
+        if acl.file.is_none() && acl.format != super::acl::Format::Flotte {
+            self.warnings
+                .push("acl.format is set without acl.file: there are no rules".into());
+        }
+        if acl.file.is_none() && acl.effective_default() == super::acl::Effect::Deny {
+            self.warnings.push(
+                "acl.default is \"deny\" and there is no acl.file: no client may do anything"
+                    .into(),
+            );
         }
     }
 

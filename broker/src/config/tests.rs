@@ -200,7 +200,6 @@ fn a_key_or_value_of_a_later_version_says_so() {
             "[[durability.topic]]\nfilter = \"#\"\n",
             "`durability.topic = [{ \"filter\" }]`",
         ),
-        ("[acl]\nfile = \"acl.toml\"\n", "`acl.file = \"acl.toml\"`"),
         ("[auth]\nchain = [\"jwt\"]\n", "`auth.chain = [\"jwt\"]`"),
         (
             "[auth.jwt]\nissuer = \"me\"\n",
