@@ -10,5 +10,6 @@ pub mod local;
 pub mod log;
 pub mod metrics;
 pub mod node;
+pub mod reload;
 pub mod router;
 pub mod session;

@@ -61,6 +61,11 @@ impl Handle {
     }
 }
 
+/// Whether a level is understood; changes nothing.
+pub fn check(level: &Level) -> Result<(), Error> {
+    filter(level).map(|_| ())
+}
+
 /// What is logged at `level`: a plain level is that of Flotte's own crates, and libraries only warn; directives stand as
 /// they are. The consensus library warns of every request that a dead peer does not answer, many a second: what of that
 /// matters this program says itself, so its warnings are for debugging.

@@ -14,11 +14,13 @@ use tracing::{error, info, warn};
 
 use crate::admin::Admin;
 use crate::auth::Authenticator;
+use crate::auth::acl::Acl;
 use crate::cli::Exit;
 use crate::config::{Config, Loaded, Sources};
 use crate::connection::{Shared, Workers};
 use crate::listener::Listener;
 use crate::local::LocalClients;
+use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::{Limits, Wake};
 use crate::{config, log, metrics};
@@ -50,7 +52,7 @@ pub fn run(loaded: Loaded, sources: Sources, log: log::Handle) -> Exit {
             return Exit::Unreachable;
         }
     };
-    let exit = runtime.block_on(serve(loaded.config, sources, log, recorder));
+    let exit = runtime.block_on(serve(loaded, sources, log, recorder));
     runtime.shutdown_timeout(Duration::from_secs(1));
     exit
 }
@@ -67,18 +69,30 @@ fn raise_file_limit() {
     }
 }
 
+/// Reads the users and the rules.
+fn who_may(config: &Config) -> Result<(Authenticator, Acl), Exit> {
+    let patience = Duration::from_secs(u64::from(config.mqtt.connect_timeout_s));
+    let auth = Authenticator::new(&config.auth, patience).map_err(|e| {
+        error!(error = %e, "users");
+        Exit::BadConfiguration
+    })?;
+    let acl = Acl::new(&config.acl).map_err(|e| {
+        error!(error = %e, "rules");
+        Exit::BadConfiguration
+    })?;
+    Ok((auth, acl))
+}
+
 async fn serve(
-    config: Config,
+    loaded: Loaded,
     sources: Sources,
     log: log::Handle,
     recorder: PrometheusHandle,
 ) -> Exit {
-    let auth = match Authenticator::new(&config.auth) {
-        Ok(auth) => auth,
-        Err(e) => {
-            error!(error = %e, "password file");
-            return Exit::BadConfiguration;
-        }
+    let config = loaded.config;
+    let (auth, acl) = match who_may(&config) {
+        Ok(who_may) => who_may,
+        Err(exit) => return exit,
     };
     let mut listeners = Vec::new();
     for listener in &config.listeners {
@@ -98,7 +112,7 @@ async fn serve(
             Err(e) => return refused_start(&e),
         };
     let shared = Arc::new(Shared {
-        router: Router::new(cluster.clone()),
+        router: Router::new(cluster.clone(), acl),
         registry: Default::default(),
         limits: limits(&config),
         auth,
@@ -107,6 +121,7 @@ async fn serve(
         config,
     });
     local.set(Arc::clone(&shared));
+    let reloader = Reloader::new(&shared, (sources, loaded.effective), log, Vec::new());
     let admin = match Admin::bind(&shared.config.admin).await {
         Ok(admin) => admin,
         Err(e) => {
@@ -118,6 +133,7 @@ async fn serve(
     let (open, drain) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(admin.run(
         Arc::clone(&shared),
+        Arc::clone(&reloader),
         recorder,
         open.clone(),
         drain.clone(),
@@ -132,7 +148,7 @@ async fn serve(
         open,
         drain,
     };
-    node.run(sources, log).await
+    node.run(reloader).await
 }
 
 /// A node whose ports are bound.
@@ -149,9 +165,9 @@ struct Running {
 }
 
 impl Running {
-    async fn run(mut self, sources: Sources, log: log::Handle) -> Exit {
+    async fn run(mut self, reloader: Arc<Reloader>) -> Exit {
         let stop = CancellationToken::new();
-        if let Err(e) = watch_signals(stop.clone(), Arc::clone(&self.shared), sources, log) {
+        if let Err(e) = watch_signals(stop.clone(), reloader) {
             error!(error = %e, "no signals");
             return Exit::Unreachable;
         }
@@ -240,12 +256,7 @@ impl Running {
     }
 }
 
-fn watch_signals(
-    stop: CancellationToken,
-    shared: Arc<Shared>,
-    sources: Sources,
-    log: log::Handle,
-) -> std::io::Result<()> {
+fn watch_signals(stop: CancellationToken, reloader: Arc<Reloader>) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -255,9 +266,8 @@ fn watch_signals(
                 _ = term.recv() => stop.cancel(),
                 _ = interrupt.recv() => stop.cancel(),
                 _ = hangup.recv() => {
-                    let (shared, sources, log) = (Arc::clone(&shared), sources.clone(), log.clone());
-                    let reload = tokio::task::spawn_blocking(move || reload(&shared, &sources, &log)).await;
-                    if let Err(e) = reload {
+                    let reloader = Arc::clone(&reloader);
+                    if let Err(e) = tokio::task::spawn_blocking(move || reloader.reload()).await {
                         error!(error = %e, "reload failed");
                     }
                 }
@@ -265,24 +275,6 @@ fn watch_signals(
         }
     });
     Ok(())
-}
-
-/// Re-reads users and the log level; what cannot be read leaves all as it was.
-fn reload(shared: &Shared, sources: &Sources, log: &log::Handle) {
-    match Config::load(sources) {
-        Ok(loaded) => {
-            if let Err(e) = log.set_level(&loaded.config.log.level) {
-                error!(error = %e, "log level not changed");
-            }
-        }
-        Err(errors) => errors
-            .iter()
-            .for_each(|e| error!(error = %e, "configuration not reloaded")),
-    }
-    match shared.auth.reload() {
-        Ok(()) => info!("reloaded"),
-        Err(e) => error!(error = %e, "users not reloaded"),
-    }
 }
 
 fn died(why: &str) -> Exit {

@@ -2,6 +2,7 @@
 //!
 //! Tests that leave the cluster as they found it share one (`common`); the others start their own.
 
+mod access;
 mod barrier;
 mod bootstrap;
 mod common;

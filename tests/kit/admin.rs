@@ -17,9 +17,24 @@ pub fn delete(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     request(address, path, "DELETE")
 }
 
-fn request(address: SocketAddr, path: &str, method: &str) -> Option<(u16, String)> {
+/// Status code and body of a POST of a JSON document; `None` when the node does not answer.
+pub fn post(address: SocketAddr, path: &str, body: &Value) -> Option<(u16, String)> {
+    let sent = agent()
+        .post(format!("http://{address}{path}"))
+        .content_type("application/json")
+        .send(body.to_string());
+    let mut answer = sent.ok()?;
+    let status = answer.status().as_u16();
+    Some((status, answer.body_mut().read_to_string().ok()?))
+}
+
+fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().timeout_global(Some(REQUEST_LIMIT));
-    let agent: ureq::Agent = config.http_status_as_error(false).build().into();
+    config.http_status_as_error(false).build().into()
+}
+
+fn request(address: SocketAddr, path: &str, method: &str) -> Option<(u16, String)> {
+    let agent = agent();
     let url = format!("http://{address}{path}");
     let sent = if method == "DELETE" {
         agent.delete(&url).call()

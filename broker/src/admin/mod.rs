@@ -3,6 +3,7 @@
 
 mod api;
 mod gauges;
+mod operations;
 mod problem;
 
 use std::io;
@@ -23,6 +24,7 @@ use tracing::error;
 
 use crate::config::admin::{Config, Exposure};
 use crate::connection::Shared;
+use crate::reload::Reloader;
 
 /// The admin port, bound.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct Admin {
 #[derive(Clone)]
 pub(crate) struct Context {
     shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
     recorder: PrometheusHandle,
     /// Cancelled once all listeners take clients.
     open: CancellationToken,
@@ -63,6 +66,7 @@ impl Admin {
     pub async fn run(
         self,
         shared: Arc<Shared>,
+        reloader: Arc<Reloader>,
         recorder: PrometheusHandle,
         open: CancellationToken,
         drain: CancellationToken,
@@ -70,6 +74,7 @@ impl Admin {
     ) {
         let context = Context {
             shared,
+            reloader,
             recorder,
             open,
             drain,
@@ -79,7 +84,7 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics));
         if self.exposure == Exposure::Full {
-            routes = routes.nest("/api/v1", api::routes());
+            routes = routes.nest("/api/v1", api::routes().merge(operations::routes()));
         }
         let app = routes.fallback(problem::not_found).with_state(context);
         let served = axum::serve(self.listener, app)

@@ -11,11 +11,11 @@ use subtle::ConstantTimeEq as _;
 
 /// One verification may use this much memory; a file that asks for more is refused, not obeyed.
 const ARGON2_KIB_MAX: u32 = 1024 * 1024;
-/// And so many passes over it.
-const ARGON2_PASSES_MAX: u32 = 1024;
-/// About a minute of work.
-const BCRYPT_COST_MAX: u32 = 20;
-const PBKDF2_ITERATIONS_MAX: u32 = 10_000_000;
+/// And so much in all its passes: a few seconds of work, as the two below. Whoever may try passwords makes the node do that
+/// for each of them.
+const ARGON2_KIB_PASSES_MAX: u64 = 4 * 1024 * 1024;
+const BCRYPT_COST_MAX: u32 = 16;
+const PBKDF2_ITERATIONS_MAX: u32 = 5_000_000;
 
 /// The length of SHA-512 and of what `mosquitto_passwd` derives.
 const SHA512_LEN: usize = 64;
@@ -106,10 +106,11 @@ fn parse_argon2id(text: &str) -> Result<Hash, HashError> {
     if hash.salt.is_none() || hash.hash.is_none() {
         return Err(malformed());
     }
-    if params.m_cost() > ARGON2_KIB_MAX || params.t_cost() > ARGON2_PASSES_MAX {
+    let passes = u64::from(params.m_cost()) * u64::from(params.t_cost());
+    if params.m_cost() > ARGON2_KIB_MAX || passes > ARGON2_KIB_PASSES_MAX {
         return Err(HashError::TooCostly {
             kind: KIND,
-            allowed: "m=1048576, t=1024",
+            allowed: "m=1048576, and 4194304 for m times t",
         });
     }
     Ok(Hash::Argon2id(text.into()))
@@ -123,7 +124,7 @@ fn parse_bcrypt(text: &str) -> Result<Hash, HashError> {
     if parts.get_cost() > BCRYPT_COST_MAX {
         return Err(HashError::TooCostly {
             kind: KIND,
-            allowed: "cost 20",
+            allowed: "cost 16",
         });
     }
     Ok(Hash::Bcrypt(text.into()))
@@ -150,7 +151,7 @@ fn parse_pbkdf2(text: &str) -> Result<Hash, HashError> {
     if iterations > PBKDF2_ITERATIONS_MAX {
         return Err(HashError::TooCostly {
             kind: KIND,
-            allowed: "10000000 iterations",
+            allowed: "5000000 iterations",
         });
     }
     let salted = salted(salt, hash).ok_or_else(malformed)?;
@@ -241,11 +242,12 @@ mod tests {
     #[test]
     fn a_hash_that_would_take_the_machine_down_is_refused() {
         let argon2 = "$argon2id$v=19$m=4000000,t=2,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let passes = argon2.replacen("m=4000000,t=2", "m=65536,t=1000", 1);
         let pbkdf2 = MOSQUITTO[0].replacen("101", "4000000000", 1);
         let bcrypt = bcrypt::hash("secret", 4)
             .unwrap()
             .replacen("$04$", "$31$", 1);
-        for text in [argon2, &pbkdf2, &bcrypt] {
+        for text in [argon2, &passes, &pbkdf2, &bcrypt] {
             assert!(
                 matches!(Hash::parse(text), Err(HashError::TooCostly { .. })),
                 "{text}"

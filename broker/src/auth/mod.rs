@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
@@ -33,6 +34,9 @@ pub struct Authenticator {
     slots: Arc<Semaphore>,
     /// How many wait for a slot, up to [`WAITING_MAX`].
     waiting: AtomicUsize,
+    /// How long one waits before it is told to come back: a storm of wrong passwords must not be worked off for clients that
+    /// have long given up.
+    patience: Duration,
 }
 
 struct Passwords {
@@ -80,8 +84,11 @@ pub enum AuthError {
 }
 
 impl Authenticator {
-    /// Reads the password file, if one is configured; blocks.
-    pub fn new(config: &config::auth::Config) -> Result<Self, PasswordFileError> {
+    /// Reads the password file, if one is configured; blocks. `patience` is how long a client waits for its turn.
+    pub fn new(
+        config: &config::auth::Config,
+        patience: Duration,
+    ) -> Result<Self, PasswordFileError> {
         let asked = config
             .methods()
             .contains(&config::auth::Method::PasswordFile);
@@ -101,16 +108,35 @@ impl Authenticator {
             passwords,
             slots: Arc::new(Semaphore::new((cores / 2).max(1))),
             waiting: AtomicUsize::new(0),
+            patience,
         })
     }
 
-    /// Reads the password file again and forgets what was remembered; blocks. On an error all stays as it was.
-    pub fn reload(&self) -> Result<(), PasswordFileError> {
+    /// Whether there is a password file.
+    pub fn has_passwords(&self) -> bool {
+        self.passwords.is_some()
+    }
+
+    /// Reads the password file again; blocks and changes nothing. None = there is no file.
+    pub fn read_again(&self) -> Result<Option<PasswordTable>, PasswordFileError> {
+        let read = |passwords: &Passwords| PasswordTable::read(&passwords.path);
+        self.passwords.as_ref().map(read).transpose()
+    }
+
+    /// Puts other users in the place of those that were; what was remembered is forgotten.
+    pub fn replace(&self, table: PasswordTable) {
         if let Some(passwords) = &self.passwords {
-            let table = Arc::new(PasswordTable::read(&passwords.path)?);
-            *passwords.table.write() = table;
+            *passwords.table.write() = Arc::new(table);
         }
-        Ok(())
+    }
+
+    /// Whether a client that was let in as this one would be known today. A password that changed since counts at its next
+    /// CONNECT only.
+    pub fn still_takes(&self, username: Option<&str>, proof: Proof) -> bool {
+        let (Proof::PasswordFile, Some(passwords)) = (proof, &self.passwords) else {
+            return true;
+        };
+        username.is_some_and(|name| passwords.table.read().knows(name))
     }
 
     /// Decides about a client. At once, unless a password has to be verified for the first time.
@@ -177,10 +203,11 @@ impl Authenticator {
             return Ok(name);
         }
         let waiting = Waiting::enter(&self.waiting).ok_or(AuthError::Unavailable)?;
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| AuthError::Unavailable)?;
+        let turn = Arc::clone(&self.slots).acquire_owned();
+        let slot = match tokio::time::timeout(self.patience, turn).await {
+            Ok(Ok(slot)) => slot,
+            _ => return Err(AuthError::Unavailable),
+        };
         drop(waiting);
         // Others of the same user may have been verified while this one waited.
         if let Some(name) = table.remembered(candidate, password) {
@@ -227,6 +254,8 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     struct Fixture {
         dir: tempfile::TempDir,
         config: config::auth::Config,
@@ -267,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn the_right_password_gives_the_proven_name_and_is_remembered() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         for _ in 0..2 {
             let identity = authenticator
                 .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
@@ -288,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn wrong_user_wrong_password_and_no_password_look_the_same() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         for (username, password) in [("ann", Some(&b"b"[..])), ("bob", Some(b"a")), ("ann", None)] {
             let refused = authenticator
                 .authenticate(fixture.attempt(Some(username), password))
@@ -300,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn anonymous_clients_follow_the_rule_of_the_listener() {
         let mut fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         let refused = authenticator
             .authenticate(fixture.attempt(None, None))
             .await;
@@ -327,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_method_a_name_proves_nothing() {
         let mut fixture = fixture();
-        let authenticator = Authenticator::new(&config::auth::Config::default()).unwrap();
+        let authenticator = Authenticator::new(&config::auth::Config::default(), PATIENCE).unwrap();
         let taken = authenticator
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
             .await
@@ -343,7 +372,7 @@ mod tests {
     #[tokio::test]
     async fn a_reload_takes_new_passwords_and_forgets_old_ones() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         authenticator
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
             .await
@@ -353,7 +382,7 @@ mod tests {
             format!("ann:{}\n", hash_new(b"new").unwrap()),
         )
         .unwrap();
-        authenticator.reload().unwrap();
+        authenticator.replace(authenticator.read_again().unwrap().unwrap());
         let old = authenticator
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
             .await;
@@ -367,14 +396,44 @@ mod tests {
     #[tokio::test]
     async fn a_broken_file_at_a_reload_changes_nothing() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         std::fs::write(fixture.dir.path().join("passwords"), "garbage\n").unwrap();
-        let error = authenticator.reload().unwrap_err().to_string();
+        let error = authenticator.read_again().err().unwrap().to_string();
         assert!(error.ends_with("line 1: not a `user:hash` line"), "{error}");
         authenticator
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
             .await
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_was_removed_is_not_taken_any_longer() {
+        let fixture = fixture();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
+        let takes = |proof| authenticator.still_takes(Some("ann"), proof);
+        let write = |text: String| std::fs::write(fixture.dir.path().join("passwords"), text);
+        write(format!("ann:{}\n", hash_new(b"new").unwrap())).unwrap();
+        authenticator.replace(authenticator.read_again().unwrap().unwrap());
+        assert!(takes(Proof::PasswordFile), "though by another password");
+        write(String::new()).unwrap();
+        let none = authenticator.read_again().unwrap().unwrap();
+        assert!(takes(Proof::PasswordFile), "reading alone changes nothing");
+        authenticator.replace(none);
+        assert!(!takes(Proof::PasswordFile));
+        assert!(takes(Proof::Anonymous));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_for_a_turn() {
+        let fixture = fixture();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
+        let slots = u32::try_from(authenticator.slots.available_permits()).unwrap();
+        let _all = authenticator.slots.acquire_many(slots).await.unwrap();
+        let refused = authenticator
+            .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
+            .await;
+        assert_eq!(refused, Err(AuthError::Unavailable));
+        assert_eq!(authenticator.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -384,7 +443,7 @@ mod tests {
             ..Default::default()
         };
         assert!(matches!(
-            Authenticator::new(&config),
+            Authenticator::new(&config, PATIENCE),
             Err(PasswordFileError::Unreadable { .. })
         ));
     }
@@ -392,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn too_many_waiting_clients_are_told_to_come_back() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         authenticator.waiting.store(WAITING_MAX, Ordering::Relaxed);
         let refused = authenticator
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
@@ -403,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_gives_up_waiting_leaves_no_trace() {
         let fixture = fixture();
-        let authenticator = Authenticator::new(&fixture.config).unwrap();
+        let authenticator = Authenticator::new(&fixture.config, PATIENCE).unwrap();
         let slots = u32::try_from(authenticator.slots.available_permits()).unwrap();
         let all = authenticator.slots.acquire_many(slots).await.unwrap();
         let mut attempt =

@@ -106,7 +106,8 @@ impl PasswordTable {
         if u64::try_from(len).map_or(true, |len| len > FILE_BYTES_MAX) {
             return Err(unreadable(format!("larger than {FILE_BYTES_MAX} bytes")));
         }
-        match parse(&text) {
+        // Some editors begin a file with a mark of its encoding.
+        match parse(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
             Ok(users) => Self::new(users),
             Err(problems) => Err(PasswordFileError::Malformed {
                 path: path.to_owned(),
@@ -147,6 +148,11 @@ impl PasswordTable {
     /// Whether there is no user.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
+    }
+
+    /// Whether there is such a user.
+    pub fn knows(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
     }
 
     /// Who is to be verified for `name`. A name that is not there gets a stand-in, always the same, with a hash as costly as

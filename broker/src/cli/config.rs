@@ -3,13 +3,15 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 
 use super::output::{print, tell};
 use super::serve::refused;
 use super::{Exit, written};
-use crate::auth::Authenticator;
+use crate::auth::acl::{Acl, AclFileError};
+use crate::auth::{Authenticator, PasswordFileError};
 use crate::config::{Config, Sources, default_file, effective_values};
 
 #[derive(Debug, Subcommand)]
@@ -54,11 +56,24 @@ fn check(file: Option<PathBuf>) -> Exit {
     for warning in &loaded.warnings {
         tell(format_args!("warning: {warning}"));
     }
-    // What the configuration points at may live on another machine than the one that checks it.
-    if let Err(error) = Authenticator::new(&loaded.config.auth) {
-        tell(format_args!("warning: {error}"));
+    // What the configuration points at may live on another machine than the one that checks it; what is here has to be right.
+    let mut exit = Exit::Done;
+    let mut wrong = |error: String, is_here: bool| {
+        let kind = if is_here { "flotte" } else { "warning" };
+        tell(format_args!("{kind}: {error}"));
+        if is_here {
+            exit = Exit::BadConfiguration;
+        }
+    };
+    if let Err(error) = Authenticator::new(&loaded.config.auth, Duration::ZERO) {
+        let is_here = matches!(error, PasswordFileError::Malformed { .. });
+        wrong(error.to_string(), is_here);
     }
-    Exit::Done
+    if let Err(error) = Acl::new(&loaded.config.acl) {
+        let is_here = matches!(error, AclFileError::Malformed { .. });
+        wrong(error.to_string(), is_here);
+    }
+    exit
 }
 
 fn show(file: Option<PathBuf>) -> Exit {

@@ -22,8 +22,9 @@ use tracing::{Span, debug};
 
 use super::timers::Since;
 use super::worker::{ListenerInfo, Shared};
-use super::{Connection, Deadline, Worker, read_some};
-use crate::auth::{Attempt, AuthError};
+use super::{Connection, Deadline, Worker, access, read_some};
+use crate::auth::acl::Subject;
+use crate::auth::{Attempt, AuthError, Identity};
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
 /// Lets the client of an accepted socket in, or not.
@@ -125,7 +126,7 @@ pub(super) struct Admitted {
     pub(super) client: ClientId,
     /// It was given its id by this broker.
     pub(super) assigned: bool,
-    username: Option<Arc<str>>,
+    identity: Identity,
     pub(super) keep_alive_s: u16,
     pub(super) expiry_s: u32,
     will: Option<Will>,
@@ -223,6 +224,8 @@ impl Arrival {
                 AuthError::NotAuthorized => ReasonCode::NotAuthorized,
                 AuthError::Unavailable => ReasonCode::ServerUnavailable,
             })?;
+        let subject = self.subject(&client, &identity);
+        access::check_will(shared, &subject, &connect)?;
         let expiry_s = match connect.version {
             Version::V5 => {
                 let asked = connect.properties.session_expiry().unwrap_or(0);
@@ -237,7 +240,7 @@ impl Arrival {
         Ok(Admitted {
             client,
             assigned,
-            username: identity.username,
+            identity,
             keep_alive_s,
             expiry_s,
             will,
@@ -370,6 +373,15 @@ impl Arrival {
             shared.end_session(&replaced);
         }
         session.set_durable(admitted.expiry_s > 0);
+        let subject = Arc::new(self.subject(&admitted.client, &admitted.identity));
+        shared.router.set_subject(&session, subject);
+        if !shared.auth.still_takes(
+            admitted.identity.username.as_deref(),
+            admitted.identity.proof,
+        ) {
+            // Its user was removed since: the sweep may not have seen this connection.
+            self.signal.raise(Wake::UNAUTHORIZED);
+        }
         if shared
             .cluster()
             .me()
@@ -384,9 +396,19 @@ impl Arrival {
         Some(self.connected(admitted, session, opened.epoch, present, decoder, rest))
     }
 
+    /// The client as rules see it.
+    fn subject(&self, client: &ClientId, identity: &Identity) -> Subject {
+        Subject {
+            username: identity.username.clone(),
+            client: client.clone(),
+            ip: Some(self.peer.ip()),
+        }
+    }
+
     fn describe(&self, admitted: &Admitted) -> ClientInfo {
         ClientInfo {
-            username: admitted.username.clone(),
+            username: admitted.identity.username.clone(),
+            proof: admitted.identity.proof,
             address: self.peer,
             version: admitted.connect.version,
             connected_at_ms: now_ms(),
@@ -455,6 +477,7 @@ impl Arrival {
             partial: rest,
             partial_is_own: true,
             matches: Default::default(),
+            rights: None,
             waiting: Default::default(),
             unplaced_since: Since::NEVER,
             requests: Default::default(),

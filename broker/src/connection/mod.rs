@@ -4,6 +4,7 @@
 //!
 //! The task is polled by hand: what an idle client costs is the fields of [`Connection`] and nothing else.
 
+mod access;
 mod close;
 mod connack;
 mod handshake;
@@ -34,6 +35,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::io::poll_read_buf;
 use tracing::{Span, debug};
 
+use crate::auth::acl::Rights;
 use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
 use handshake::Counted;
@@ -118,6 +120,8 @@ pub struct Connection {
     /// Read and not decoded: the begin of a packet, or what came while nothing may be taken.
     partial: BytesMut,
     matches: MatchCache,
+    /// What it may publish; none while there are no rules, or before its first publish.
+    rights: Option<Box<Rights>>,
     /// Publishes that wait behind a retained one; bounded, as nothing is read while they are many.
     waiting: WaitingLine,
     /// SUBSCRIBEs and UNSUBSCRIBEs that are under way; none is kept while there are none.
@@ -268,6 +272,9 @@ impl Connection {
         }
         if wake.has(Wake::CLOSE) {
             return Err(End::SentAway(ReasonCode::AdministrativeAction));
+        }
+        if wake.has(Wake::UNAUTHORIZED) {
+            return Err(End::SentAway(ReasonCode::NotAuthorized));
         }
         if wake.has(Wake::DRAIN) {
             return Err(End::Moved);

@@ -112,15 +112,10 @@ impl Connection {
             },
         };
         if topic.starts_with_dollar() && !self.may_use_dollar(&topic) {
-            counter!("flotte_acl_denied_total", "action" => "publish").increment(1);
-            // [MQTT-3.3.5-2] of 3.1.1: an ordinary acknowledgement, as there is no other word for it.
-            let reason = if self.version == Version::V5 {
-                ReasonCode::NotAuthorized
-            } else {
-                ReasonCode::Success
-            };
-            self.complete(ticket, reason);
-            return Ok(());
+            return self.refuse_publish(ticket);
+        }
+        if !self.may_publish(&publish, &topic) {
+            return self.refuse_publish(ticket);
         }
         let message = self.outgoing(&publish, topic);
         if publish.retain {

@@ -132,8 +132,13 @@ impl Connection {
                 qos: options.qos.min(self.max_qos),
                 ..options
             };
+            let Some(grant) = self.grant(&filter, options.qos) else {
+                // [MQTT-3.9.3-1] of 5.0, 0x80 in 3.1.1
+                reasons.push(ReasonCode::NotAuthorized);
+                continue;
+            };
             reasons.push(ReasonCode::granted(options.qos));
-            let known = self.remember(&filter, options, id);
+            let known = self.remember(&filter, options, id, grant);
             let replay = self.replay_of(&filter, options, known, id);
             if replay.is_some() {
                 self.session.output().lock().expect_replay();
@@ -245,8 +250,15 @@ impl Connection {
     }
 
     /// Notes the subscription in the session. Says whether it was there before.
-    fn remember(&self, filter: &SubscriptionFilter, options: SubscribeOptions, id: u32) -> bool {
+    fn remember(
+        &self,
+        filter: &SubscriptionFilter,
+        options: SubscribeOptions,
+        id: u32,
+        grant: u32,
+    ) -> bool {
         let mut subscriptions = self.session.subscriptions().lock();
+        self.session.note_grant(&subscriptions, grant);
         let subscription = Subscription {
             filter: filter.clone(),
             options,

@@ -52,7 +52,8 @@ type Topics = HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>;
 impl Router {
     /// Who gets a topic that this client publishes.
     pub fn matched(&self, topic: &TopicName, publisher: &ClientId) -> Matched {
-        let targets = self.subscriptions.read().targets(topic.as_str(), publisher);
+        let mut targets = self.subscriptions.read().targets(topic.as_str(), publisher);
+        self.keep_allowed(topic, &mut targets);
         let me = self.cluster.node_id();
         let mut destinations = self.cluster.destinations(topic.as_str());
         destinations.nodes.retain(|node| node.node != me);

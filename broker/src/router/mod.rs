@@ -1,6 +1,7 @@
 //! Decides who gets what: local sessions, other nodes, shared subscriptions, the retained store. It knows no packet flow
 //! and no socket; acknowledgements come back as one event to the publisher's session.
 
+mod access;
 mod announce;
 mod matched;
 mod placing;
@@ -25,11 +26,14 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+use crate::auth::acl::Acl;
 use crate::session::Session;
 
 /// The router of this node; shared by all workers.
 pub struct Router {
     cluster: Cluster,
+    /// Who may get what.
+    acl: Acl,
     /// Changes with every SUBSCRIBE; read for every match that no cache holds.
     subscriptions: RwLock<Subscriptions>,
     /// Counters for caches of local matches.
@@ -43,9 +47,10 @@ pub struct Router {
 
 impl Router {
     /// A router without subscriptions.
-    pub fn new(cluster: Cluster) -> Arc<Router> {
+    pub fn new(cluster: Cluster, acl: Acl) -> Arc<Router> {
         Arc::new(Router {
             cluster,
+            acl,
             subscriptions: RwLock::default(),
             epochs: BranchEpochs::default(),
             announcements: Mutex::default(),

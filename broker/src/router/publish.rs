@@ -150,10 +150,11 @@ impl Router {
 
     /// Puts a message of another node into the queues of all ordinary subscribers here.
     pub fn deliver_all(&self, message: &Outgoing) {
-        let targets = self
+        let mut targets = self
             .subscriptions
             .read()
             .targets(message.topic.as_str(), &message.publisher);
+        self.keep_allowed(&message.topic, &mut targets);
         self.deliver_here(message, &targets);
     }
 
@@ -308,10 +309,19 @@ impl Router {
         group: &ShareName,
         filter: &TopicFilter,
     ) -> bool {
-        let picked = self.subscriptions.write().pick(group, filter);
-        let Some(target) = picked else { return false };
-        self.deliver_here(message, std::slice::from_ref(&target));
-        true
+        let mut subscriptions = self.subscriptions.write();
+        for _ in 0..subscriptions.member_count(group, filter) {
+            let Some(mut target) = subscriptions.pick(group, filter) else {
+                break;
+            };
+            // Whoever may not get this topic is passed over.
+            if self.is_allowed(&message.topic, &mut target) {
+                drop(subscriptions);
+                self.deliver_here(message, std::slice::from_ref(&target));
+                return true;
+            }
+        }
+        false
     }
 
     /// Round-robin over the members of all nodes.

@@ -13,6 +13,7 @@ use flotte_mqtt::{ByteStr, ClientId, QoS};
 use smallvec::SmallVec;
 
 use super::Router;
+use super::access::allowed_qos;
 use crate::session::{Session, Subscription, now_ms};
 
 /// Messages read under one lock.
@@ -54,7 +55,7 @@ impl Router {
                     }
                 },
             );
-            if !deliver(&replay, page) || cursor.is_none() {
+            if !self.deliver(&replay, page) || cursor.is_none() {
                 return Ok(());
             }
             while replay.session.output().lock().counts().0 > BACKLOG_MAX {
@@ -78,39 +79,47 @@ impl Replay {
     }
 }
 
-/// False = the session is not the same any more.
-fn deliver(replay: &Replay, page: Vec<Retained>) -> bool {
-    if !replay.is_current() {
-        return false;
-    }
-    let now = now_ms();
-    let mut output = replay.session.output().lock();
-    for retained in page {
-        if output.came_live(retained.index) {
-            continue;
+impl Router {
+    /// False = the session is not the same any more.
+    fn deliver(&self, replay: &Replay, page: Vec<Retained>) -> bool {
+        if !replay.is_current() {
+            return false;
         }
-        let Some(message) = message_of(retained) else {
-            continue;
-        };
-        let qos = message.qos.min(replay.qos);
-        let subscription_ids = if replay.id == 0 {
-            SmallVec::new()
-        } else {
-            SmallVec::from_elem(replay.id, 1)
-        };
-        output.enqueue(
-            Delivery {
-                message: Arc::new(message),
-                qos,
-                retain: true,
-                subscription_ids,
-                share: false,
-            },
-            now,
-        );
+        let rules = self.acl().rules();
+        let now = now_ms();
+        let mut output = replay.session.output().lock();
+        for retained in page {
+            if output.came_live(retained.index) {
+                continue;
+            }
+            let Some(message) = message_of(retained) else {
+                continue;
+            };
+            let allowed = match &rules {
+                None => Some(replay.qos),
+                Some(rules) => allowed_qos(rules, &message.topic, &replay.session, replay.qos),
+            };
+            let Some(allowed) = allowed else { continue };
+            let qos = message.qos.min(allowed);
+            let subscription_ids = if replay.id == 0 {
+                SmallVec::new()
+            } else {
+                SmallVec::from_elem(replay.id, 1)
+            };
+            output.enqueue(
+                Delivery {
+                    message: Arc::new(message),
+                    qos,
+                    retain: true,
+                    subscription_ids,
+                    share: false,
+                },
+                now,
+            );
+        }
+        output.flush(now);
+        true
     }
-    output.flush(now);
-    true
 }
 
 /// None = it cannot be read; it was checked before it was committed.

@@ -187,6 +187,13 @@ impl Subscriptions {
         share.members.get(share.next).map(Subscriber::target)
     }
 
+    /// Members of a share.
+    pub fn member_count(&self, group: &ShareName, filter: &TopicFilter) -> usize {
+        let entry = self.tree.get(filter);
+        let share = entry.and_then(|entry| entry.shares.as_ref()?.get(group));
+        share.map_or(0, |share| share.members.len())
+    }
+
     /// Number of subscriptions.
     pub fn len(&self) -> usize {
         self.count

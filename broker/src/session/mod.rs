@@ -1,6 +1,7 @@
 //! The sessions that this node holds, and the threads' way into them: whoever routes a message puts it into the outbound
 //! half of the subscriber's session and writes it to the socket at the end of its own wake-up.
 
+mod access;
 mod flush;
 mod output;
 mod registry;
@@ -13,7 +14,7 @@ pub use signal::{Signal, Wake};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flotte_mqtt::packet::SubscribeOptions;
@@ -22,6 +23,9 @@ use flotte_mqtt::session::{Inbound, InboundConfig, Outbound, OutboundConfig, Tic
 use flotte_mqtt::topic::SubscriptionFilter;
 use flotte_mqtt::{ClientId, Version};
 use parking_lot::Mutex;
+
+use crate::auth::Proof;
+use crate::auth::acl::Subject;
 
 /// Wall clock in ms since the epoch.
 pub fn now_ms() -> u64 {
@@ -69,6 +73,8 @@ pub struct Session {
     /// It ends with its connection, whatever its expiry: the cluster gave it to another node, or ended it.
     doomed: AtomicBool,
     attachment: Mutex<Attachment>,
+    /// Generation of the rules that grant all its subscriptions wholly; 0 = deliveries are to be judged, if there are rules.
+    granted: AtomicU32,
 }
 
 /// A session's connection, for whoever wants it closed or described.
@@ -77,6 +83,8 @@ struct Attachment {
     client: Option<Box<Attached>>,
     /// Called once the connection is closed; bounded by the kicks of the cluster, one for each later Open.
     closers: Vec<Closer>,
+    /// Whose the session is, while there are rules.
+    subject: Option<Arc<Subject>>,
 }
 
 /// Told once that a connection is closed. It takes no lock of the registry's.
@@ -103,6 +111,8 @@ impl std::fmt::Debug for Attachment {
 pub struct ClientInfo {
     /// Who it proved to be.
     pub username: Option<Arc<str>>,
+    /// How it did.
+    pub proof: Proof,
     /// Where it came from.
     pub address: SocketAddr,
     /// Its protocol version.
@@ -128,6 +138,7 @@ impl Session {
             subscriptions: Mutex::default(),
             doomed: AtomicBool::new(false),
             attachment: Mutex::default(),
+            granted: AtomicU32::new(0),
         }
     }
 

@@ -248,6 +248,7 @@ mod tests {
     fn info() -> ClientInfo {
         ClientInfo {
             username: None,
+            proof: crate::auth::Proof::Anonymous,
             address: "127.0.0.1:1".parse().unwrap(),
             version: flotte_mqtt::Version::V5,
             connected_at_ms: 0,

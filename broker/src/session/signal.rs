@@ -27,6 +27,8 @@ impl Wake {
     pub const BROKEN: Wake = Wake(64);
     /// The node leaves: the client should go to another one.
     pub const DRAIN: Wake = Wake(128);
+    /// The client may not be here any more: its user is gone.
+    pub const UNAUTHORIZED: Wake = Wake(256);
 
     /// Whether any of `other` is in it.
     pub fn has(self, other: Wake) -> bool {

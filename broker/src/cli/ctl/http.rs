@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use ureq::Agent;
 
 use super::model::Problem;
@@ -99,6 +100,19 @@ impl Api {
             request = request.header("Authorization", authorization);
         }
         let text = self.answer(request.call())?;
+        serde_json::from_str(&text).map_err(|error| self.strange(error.to_string()))
+    }
+
+    /// `POST /api/v1{path}` with a JSON document.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CtlError> {
+        let mut request = self
+            .agent
+            .post(self.url_of(path))
+            .content_type("application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let text = self.answer(request.send(body.to_string()))?;
         serde_json::from_str(&text).map_err(|error| self.strange(error.to_string()))
     }
 

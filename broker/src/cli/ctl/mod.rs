@@ -8,11 +8,11 @@ mod table;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use http::CtlError;
 use http::{Api, path_segment};
-use model::{Client, Node, Page, Status};
+use model::{Client, LogLevel, Node, Page, Reload, Status};
 
 use super::Exit;
 use super::output::{print, tell};
@@ -50,6 +50,13 @@ enum Command {
     Clients {
         #[command(subcommand)]
         command: Option<ClientsCommand>,
+    },
+    /// Read certificates, users, rules and the log level again.
+    Reload,
+    /// Log more or less, until the next reload.
+    Log {
+        /// error, warn, info, debug or trace; or directives as warn,flotte=debug.
+        level: String,
     },
 }
 
@@ -89,6 +96,14 @@ impl Arguments {
                 let path = format!("/clients/{}", path_segment(id));
                 self.answer(&api, &path, |client: Client| show::client(&client))?
             }
+            Command::Reload => {
+                let answer: Value = api.post("/reload", &json!({}))?;
+                self.shown(answer, |reload: Reload| show::reload(&reload))?
+            }
+            Command::Log { ref level } => {
+                let answer: Value = api.post("/log", &json!({ "level": level }))?;
+                self.shown(answer, |log: LogLevel| format!("log level {}\n", log.level))?
+            }
             Command::Clients {
                 command: Some(ClientsCommand::Kick { id }),
             } => {
@@ -108,10 +123,23 @@ impl Arguments {
         path: &str,
         show: impl FnOnce(T) -> String,
     ) -> Result<String, CtlError> {
+        self.shown(api.get(path, &[])?, show)
+    }
+
+    /// An answer as it came or as `show` puts it.
+    fn shown<T: serde::de::DeserializeOwned>(
+        &self,
+        answer: Value,
+        show: impl FnOnce(T) -> String,
+    ) -> Result<String, CtlError> {
         if self.json {
-            return Ok(pretty(&api.get::<Value>(path, &[])?));
+            return Ok(pretty(&answer));
         }
-        Ok(show(api.get(path, &[])?))
+        let answer = serde_json::from_value(answer).map_err(|error| CtlError::Strange {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(show(answer))
     }
 }
 

@@ -94,6 +94,31 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// `POST /api/v1/reload`: what was read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    pub parts: Vec<ReloadedPart>,
+    /// Keys of the configuration that changed and need a restart.
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
+/// Something that was to be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadedPart {
+    pub name: String,
+    /// Whether it is in force; else it stays as it was.
+    pub ok: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// `POST /api/v1/log`: what is logged from now on; the answer repeats it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevel {
+    pub level: String,
+}
+
 /// A problem document (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

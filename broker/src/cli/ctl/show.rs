@@ -1,7 +1,23 @@
 //! Answers of the admin API as text for people.
 
-use super::model::{Client, Node, Status};
+use super::model::{Client, Node, Reload, Status};
 use super::table::Table;
+
+/// What was reloaded.
+pub fn reload(reload: &Reload) -> String {
+    let mut text = String::new();
+    for part in &reload.parts {
+        let state = match &part.error {
+            None => "reloaded".to_owned(),
+            Some(error) => format!("not reloaded: {error}"),
+        };
+        text.push_str(&format!("{}: {state}\n", part.name));
+    }
+    for key in &reload.restart {
+        text.push_str(&format!("{key}: changed; it needs a restart\n"));
+    }
+    text
+}
 
 /// The cluster at one glance.
 pub fn status(status: &Status) -> String {

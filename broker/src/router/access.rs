@@ -1,0 +1,89 @@
+//! What rules mean for deliveries. A session whose subscriptions are all granted wholly, under the rules in force, needs no
+//! look; for the others each topic is judged when its targets are found, and publishers remember those.
+
+use std::sync::Arc;
+
+use flotte_mqtt::QoS;
+use flotte_mqtt::topic::TopicName;
+use metrics::counter;
+
+use super::Router;
+use super::subscriptions::Target;
+use crate::auth::acl::{Acl, Rules, Subject};
+use crate::session::Session;
+
+impl Router {
+    /// The rules.
+    pub fn acl(&self) -> &Acl {
+        &self.acl
+    }
+
+    /// Other rules are in force: what was matched under the former ones is forgotten, and every session is judged again. Until
+    /// that is done its deliveries are judged one by one.
+    pub fn rules_changed(&self, sessions: &[Arc<Session>]) {
+        self.epochs.touch_all();
+        if let Some(rules) = self.acl.rules() {
+            sessions
+                .iter()
+                .for_each(|session| session.judge_again(&rules));
+        }
+    }
+
+    /// A session goes on, for someone that rules may see otherwise than whoever had it before.
+    pub fn set_subject(&self, session: &Session, subject: Arc<Subject>) {
+        let Some(rules) = self.acl.rules() else {
+            return;
+        };
+        let former = session.set_subject(Arc::clone(&subject));
+        if former.is_none_or(|former| former == subject) {
+            return;
+        }
+        session.judge_again(&rules);
+        for subscription in session.subscriptions().lock().iter() {
+            self.epochs.touch(&subscription.filter.filter);
+        }
+    }
+
+    /// Takes out whoever may not get this topic.
+    pub(super) fn keep_allowed(&self, topic: &TopicName, targets: &mut Vec<Target>) {
+        if let Some(rules) = self.acl.rules() {
+            targets.retain_mut(|target| keeps(&rules, topic, target));
+        }
+    }
+
+    /// Whether this one may get the topic.
+    pub(super) fn is_allowed(&self, topic: &TopicName, target: &mut Target) -> bool {
+        let rules = self.acl.rules();
+        rules.is_none_or(|rules| keeps(&rules, topic, target))
+    }
+}
+
+/// Lowers the QoS of a target to what is allowed. False = nothing is.
+fn keeps(rules: &Rules, topic: &TopicName, target: &mut Target) -> bool {
+    match allowed_qos(rules, topic, &target.session, target.qos) {
+        Some(qos) => {
+            target.qos = qos;
+            true
+        }
+        None => false,
+    }
+}
+
+/// The highest QoS at which a session may get a topic; none where it may not.
+pub(super) fn allowed_qos(
+    rules: &Rules,
+    topic: &TopicName,
+    session: &Session,
+    max: QoS,
+) -> Option<QoS> {
+    if session.is_granted_under(rules) {
+        return Some(max);
+    }
+    let subject = session.subject();
+    let allowed = subject.and_then(|subject| rules.received_qos(&subject, topic, max));
+    if allowed.is_none() {
+        // Of those that a publisher remembers, the first.
+        counter!("flotte_acl_denied_total", "action" => "deliver").increment(1);
+    }
+    allowed
+}
