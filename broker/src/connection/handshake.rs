@@ -379,15 +379,8 @@ impl Arrival {
             shared.end_session(&replaced);
         }
         session.set_durable(admitted.expiry_s > 0);
-        let subject = &admitted.subject;
-        shared.router.set_subject(&session, Arc::clone(subject));
-        if !shared
-            .auth
-            .still_takes(subject.username.as_deref(), admitted.proof)
-        {
-            // Its user was removed since: the sweep may not have seen this connection.
-            self.signal.raise(Wake::UNAUTHORIZED);
-        }
+        let who = (&admitted.subject, admitted.proof);
+        access::attach(&shared, &session, who, &self.signal);
         if shared
             .cluster()
             .me()
