@@ -158,16 +158,14 @@ impl PasswordTable {
     /// Who is to be verified for `name`. A name that is not there gets a stand-in, always the same, with a hash as costly as
     /// those of the others.
     pub fn candidate(&self, name: &str) -> Candidate {
+        // Made in any case, so that it does not show who is known.
+        let digest = self.digest(name.as_bytes());
         match self.by_name.get(name) {
             Some(at) => Candidate {
                 at: *at,
                 known: true,
             },
             None => {
-                let digest = Sha256::new()
-                    .chain_update(self.secret)
-                    .chain_update(name)
-                    .finalize();
                 let number = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]);
                 let users = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
                 Candidate {
@@ -180,15 +178,14 @@ impl PasswordTable {
 
     /// The user's name, when this very password was verified before; fast.
     pub fn remembered(&self, candidate: Candidate, password: &[u8]) -> Option<Arc<str>> {
-        let user = self
-            .users
-            .get(candidate.at as usize)
-            .filter(|_| candidate.known)?;
-        let verified = user
-            .verified
-            .get()
-            .filter(|_| password.len() <= REMEMBERED_PASSWORD_BYTES_MAX)?;
-        bool::from(self.digest(password).ct_eq(verified)).then(|| Arc::clone(&user.name))
+        if password.len() > REMEMBERED_PASSWORD_BYTES_MAX {
+            return None;
+        }
+        let user = self.users.get(candidate.at as usize)?;
+        // Made in any case, too.
+        let digest = self.digest(password);
+        let verified = user.verified.get().filter(|_| candidate.known)?;
+        bool::from(digest.ct_eq(verified)).then(|| Arc::clone(&user.name))
     }
 
     /// The user's name when the password is right; slow, and as slow when it is wrong.

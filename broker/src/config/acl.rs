@@ -26,9 +26,9 @@ choice! {
 section! {
     /// Who may publish and subscribe to what. Read again by a reload, also for clients that are connected.
     "acl" {
-        /// The rules. In Flotte's own format tables [[rule]], of which the first that fits decides: effect ("allow" or
+        /// The rules. In Flotte's own format tables `[[rule]]`, of which the first that fits decides: effect ("allow" or
         /// "deny"); user, client, group, ip (all that is given has to fit; `*` and `?` match; user = "" means clients
-        /// without a user name; ip may be a network; a group is a list of user names in the table [groups]); action
+        /// without a user name; ip may be a network; a group is a list of user names in the table `[groups]`); action
         /// ("publish", "subscribe" or "all"); topics (filters with %u and %c for user name and client identifier; none:
         /// every topic); qos (a list); retain (true or false, publishes only). A wildcard in the first level does not
         /// mean topics that begin with `$`.

@@ -23,7 +23,8 @@ section! {
         allow_anonymous: Option<bool> = None;
         /// The methods that are asked, in order. Unset: those that have a table here.
         chain: Option<Vec<Method>> = None;
-        /// Lines of `user:hash`, made with `flotte passwd`; bcrypt and mosquitto_passwd's $6$ and $7$ are read, too.
+        /// Lines of `user:hash`, made with `flotte passwd`; bcrypt and mosquitto_passwd's $6$ and $7$ are read, too. Read
+        /// again by a reload: clients whose user is gone are closed; a password that changed counts at the next CONNECT.
         password_file ["password-file.file"]: Option<PathBuf> = None;
     }
     later {

@@ -1,5 +1,7 @@
 //! What rules say to a client: its publishes, its subscriptions, its will. Without rules each check is one branch.
 
+use std::sync::Arc;
+
 use flotte_mqtt::packet::{Connect, Publish};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Ticket;
@@ -10,8 +12,10 @@ use tracing::debug;
 
 use super::worker::Shared;
 use super::{Connection, End};
+use crate::auth::Proof;
 use crate::auth::acl::{Granted, Rights, Subject};
 use crate::config::mqtt::AclRefused;
+use crate::session::{Session, Signal, Wake};
 
 impl Connection {
     /// Whether the client may publish this.
@@ -65,6 +69,20 @@ impl Connection {
                 None
             }
         }
+    }
+}
+
+/// A client has taken a session: rules see that as its own from now on.
+pub(super) fn attach(
+    shared: &Shared,
+    session: &Session,
+    (subject, proof): (&Arc<Subject>, Proof),
+    signal: &Signal,
+) {
+    shared.router.set_subject(session, Arc::clone(subject));
+    if !shared.auth.still_takes(subject.username.as_deref(), proof) {
+        // Its user was removed since it was let in: the reload may not have seen this connection.
+        signal.raise(Wake::UNAUTHORIZED);
     }
 }
 

@@ -24,7 +24,7 @@ use super::timers::Since;
 use super::worker::{ListenerInfo, Shared};
 use super::{Connection, Deadline, Worker, access, read_some};
 use crate::auth::acl::Subject;
-use crate::auth::{Attempt, AuthError, Identity};
+use crate::auth::{Attempt, AuthError, Proof};
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
 /// Lets the client of an accepted socket in, or not.
@@ -98,7 +98,8 @@ pub(super) struct Admitted {
     pub(super) client: ClientId,
     /// It was given its id by this broker.
     pub(super) assigned: bool,
-    identity: Identity,
+    subject: Arc<Subject>,
+    proof: Proof,
     pub(super) keep_alive_s: u16,
     pub(super) expiry_s: u32,
     will: Option<Will>,
@@ -196,7 +197,11 @@ impl Arrival {
                 AuthError::NotAuthorized => ReasonCode::NotAuthorized,
                 AuthError::Unavailable => ReasonCode::ServerUnavailable,
             })?;
-        let subject = self.subject(&client, &identity);
+        let subject = Arc::new(Subject {
+            username: identity.username,
+            client: client.clone(),
+            ip: Some(self.peer.ip()),
+        });
         access::check_will(shared, &subject, &connect)?;
         let expiry_s = match connect.version {
             Version::V5 => {
@@ -212,7 +217,8 @@ impl Arrival {
         Ok(Admitted {
             client,
             assigned,
-            identity,
+            subject,
+            proof: identity.proof,
             keep_alive_s,
             expiry_s,
             will,
@@ -345,15 +351,8 @@ impl Arrival {
             shared.end_session(&replaced);
         }
         session.set_durable(admitted.expiry_s > 0);
-        let subject = Arc::new(self.subject(&admitted.client, &admitted.identity));
-        shared.router.set_subject(&session, subject);
-        if !shared.auth.still_takes(
-            admitted.identity.username.as_deref(),
-            admitted.identity.proof,
-        ) {
-            // Its user was removed since: the sweep may not have seen this connection.
-            self.signal.raise(Wake::UNAUTHORIZED);
-        }
+        let who = (&admitted.subject, admitted.proof);
+        access::attach(&shared, &session, who, &self.signal);
         if shared
             .cluster()
             .me()
@@ -368,19 +367,10 @@ impl Arrival {
         Some(self.connected(admitted, session, opened.epoch, present, decoder, rest))
     }
 
-    /// The client as rules see it.
-    fn subject(&self, client: &ClientId, identity: &Identity) -> Subject {
-        Subject {
-            username: identity.username.clone(),
-            client: client.clone(),
-            ip: Some(self.peer.ip()),
-        }
-    }
-
     fn describe(&self, admitted: &Admitted) -> ClientInfo {
         ClientInfo {
-            username: admitted.identity.username.clone(),
-            proof: admitted.identity.proof,
+            username: admitted.subject.username.clone(),
+            proof: admitted.proof,
             address: self.peer,
             version: admitted.connect.version,
             connected_at_ms: now_ms(),

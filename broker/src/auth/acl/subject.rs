@@ -39,7 +39,16 @@ pub enum User {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Glob {
     Exact(Box<str>),
-    Wild(Box<str>),
+    /// What stands between its stars; without a star one piece, that has a `?`.
+    Wild(Box<[Piece]>),
+}
+
+/// A text in which `?` fits any one character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    text: Box<str>,
+    /// Whether there is a `?` in it.
+    is_wild: bool,
 }
 
 /// An address, or all that begin with the same bits.
@@ -79,7 +88,7 @@ impl Who {
 impl Glob {
     pub fn new(text: &str) -> Self {
         if text.contains(['*', '?']) {
-            Self::Wild(text.into())
+            Self::Wild(text.split('*').map(Piece::new).collect())
         } else {
             Self::Exact(text.into())
         }
@@ -93,37 +102,67 @@ impl Glob {
         }
     }
 
-    /// Whether the whole of `text` fits. No recursion; time at most the product of both lengths.
+    /// Whether the whole of `text` fits. Linear in it, as clients choose their names, but where a `?` stands behind a star.
     pub fn matches(&self, text: &str) -> bool {
-        let glob = match self {
+        let pieces = match self {
             Self::Exact(exact) => return **exact == *text,
-            Self::Wild(glob) => glob,
+            Self::Wild(pieces) => pieces,
         };
-        let (mut pattern, mut rest) = (glob.chars(), text.chars());
-        // Behind the last star, and what of the text that star has not taken.
-        let mut star: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
-        loop {
-            let at = rest.clone();
-            match (pattern.next(), rest.next()) {
-                (Some('*'), _) => {
-                    rest = at;
-                    star = Some((pattern.clone(), rest.clone()));
-                    continue;
-                }
-                (Some('?'), Some(_)) => continue,
-                (Some(wanted), Some(found)) if wanted == found => continue,
-                (None, None) => return true,
-                _ => {}
+        match &**pieces {
+            [] => text.is_empty(),
+            [only] => only.strip(text) == Some(""),
+            [first, between @ .., last] => {
+                let rest = first.strip(text);
+                // The first place will do: what is left for the others is longest then.
+                let rest = between.iter().fold(rest, |rest, piece| piece.find(rest?));
+                rest.is_some_and(|rest| last.ends(rest))
             }
-            // The star takes one more.
-            let Some((behind, untaken)) = &mut star else {
-                return false;
-            };
-            if untaken.next().is_none() {
-                return false;
-            }
-            (pattern, rest) = (behind.clone(), untaken.clone());
         }
+    }
+}
+
+impl Piece {
+    fn new(text: &str) -> Self {
+        Self {
+            text: text.into(),
+            is_wild: text.contains('?'),
+        }
+    }
+
+    /// What follows it at the begin of `text`.
+    fn strip<'a>(&self, text: &'a str) -> Option<&'a str> {
+        if !self.is_wild {
+            return text.strip_prefix(&*self.text);
+        }
+        let mut rest = text.chars();
+        for wanted in self.text.chars() {
+            let found = rest.next()?;
+            if wanted != '?' && wanted != found {
+                return None;
+            }
+        }
+        Some(rest.as_str())
+    }
+
+    /// What follows the first place where it stands.
+    fn find<'a>(&self, text: &'a str) -> Option<&'a str> {
+        if !self.is_wild {
+            let at = text.find(&*self.text)?;
+            return Some(&text[at + self.text.len()..]);
+        }
+        let mut places = text.char_indices();
+        places.find_map(|(at, _)| self.strip(&text[at..]))
+    }
+
+    /// Whether `text` ends with it.
+    fn ends(&self, text: &str) -> bool {
+        if !self.is_wild {
+            return text.ends_with(&*self.text);
+        }
+        let chars = self.text.chars().count();
+        let mut places = text.char_indices().rev();
+        let at = places.nth(chars.saturating_sub(1)).map(|(at, _)| at);
+        at.is_some_and(|at| self.strip(&text[at..]) == Some(""))
     }
 }
 

@@ -163,6 +163,33 @@ fn a_problem_document_is_told_and_ends_with_1() {
 }
 
 #[test]
+fn a_reload_is_asked_for_and_told_part_by_part() {
+    let answer = r#"{"parts":[{"name":"acl","ok":true},{"name":"users","ok":false,"error":"gone"}],"restart":["node.name"]}"#;
+    for line in ["reload", "--json reload"] {
+        let (url, served) = node(vec![("200 OK", answer.to_owned())]);
+        assert_eq!(run(&url, line).unwrap(), Exit::Done);
+        assert!(served.join().unwrap()[0].starts_with("POST /api/v1/reload HTTP"));
+    }
+    assert_eq!(
+        show::reload(&serde_json::from_str(answer).unwrap()),
+        "acl: reloaded\nusers: not reloaded: gone\nnode.name: changed; it needs a restart\n"
+    );
+}
+
+#[test]
+fn a_log_level_is_set_or_the_refusal_told() {
+    let problem = r#"{"title":"No log level","status":400,"detail":"`loud` is neither"}"#;
+    let (url, served) = node(vec![
+        ("200 OK", r#"{"level":"debug"}"#.to_owned()),
+        ("400 Bad Request", problem.to_owned()),
+    ]);
+    assert_eq!(run(&url, "log debug").unwrap(), Exit::Done);
+    let error = run(&url, "log loud").unwrap_err();
+    assert_eq!(error.to_string(), "No log level: `loud` is neither");
+    assert!(served.join().unwrap()[0].starts_with("POST /api/v1/log HTTP"));
+}
+
+#[test]
 fn nobody_there_and_somebody_else_are_unreachable() {
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
