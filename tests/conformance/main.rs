@@ -9,6 +9,7 @@ mod target;
 
 mod bodies;
 mod clauses;
+mod configured;
 mod v31;
 mod v311;
 mod v5;

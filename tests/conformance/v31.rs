@@ -15,6 +15,13 @@ clauses! { Version::V31;
     retained_message_is_kept => retaining::retained_message_is_kept_with_its_qos,
     will_is_published => wills::will_is_published_when_the_connection_is_lost,
     takeover => connecting::older_connection_of_an_id_is_closed,
+    clean_session_is_never_reused => sessions::clean_session_is_never_reused,
+    unacknowledged_packets_are_sent_again => sessions::unacknowledged_packets_are_sent_again,
+    overlapping_filters => publishing::overlapping_filters_deliver_at_the_highest_qos,
+    silence_ends_the_connection => connecting::silence_beyond_the_keep_alive_ends_the_connection,
+    long_client_ids => connecting::long_client_ids_are_accepted,
+    empty_client_id => connecting::empty_id_of_3_1_is_refused,
+    goodbye => wills::goodbye_drops_the_will,
     bytes_of_a_session_are_those_of_the_standard => literal_session,
 }
 

@@ -29,6 +29,8 @@ pub struct Client {
     /// The CONNACK of a client made by [`Client::connect`].
     pub connack: Option<Received>,
     pub patience: Duration,
+    /// Whether a 5.0 broker has to say by DISCONNECT why it ends an accepted connection, where the standard leaves it free to.
+    pub wants_reasons: bool,
     stream: TcpStream,
     buffer: Vec<u8>,
     /// Messages that came while something else was awaited; they are received next.
@@ -53,6 +55,7 @@ impl Client {
             version,
             connack: None,
             patience: patience(),
+            wants_reasons: false,
             stream,
             buffer: Vec::new(),
             early: VecDeque::new(),
@@ -213,11 +216,17 @@ impl Client {
     }
 
     /// The connection ends for a fault of the client: a 5.0 broker may first say why, with one of
-    /// `reasons`, by DISCONNECT (or CONNACK where none came yet); 3.x has no way to say it.
+    /// `reasons`, by DISCONNECT (or CONNACK where none came yet), and has to once this client
+    /// [`wants_reasons`](Self::wants_reasons); 3.x has no way to say it.
     pub async fn expect_refused(&mut self, reasons: &[u8]) {
         let wanted = format!("the end, or a reason of {reasons:02x?}");
         match self.next_or_end().await {
-            Ok(None) => return,
+            Ok(None) => {
+                let silent =
+                    !(self.wants_reasons && self.version.is_v5() && self.connack.is_some());
+                assert!(silent, "{}: closed in silence, wanted {wanted}", self.name);
+                return;
+            }
             Ok(Some(packet)) => {
                 let kind = if self.connack.is_some() { 14 } else { 2 };
                 let says_why = self.version.is_v5() && packet.kind() == kind;

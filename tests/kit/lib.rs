@@ -15,6 +15,7 @@ pub mod reaper;
 pub mod received;
 pub mod run;
 pub mod skip;
+pub mod slow;
 pub mod wire;
 
 pub use broker::{Broker, Launch};

@@ -3,7 +3,7 @@
 use flotte_mqtt::QoS;
 
 use super::section::section;
-use super::types::Size;
+use super::types::{ShortText, Size};
 use super::value::choice;
 
 choice! {
@@ -68,9 +68,14 @@ section! {
         /// A publish of a 3.x client that the ACL refuses: "drop" it (acknowledged as any other), or "disconnect" the
         /// client. A 5.0 client is told (0x87) and stays; at QoS 0 the publish is dropped.
         acl_refused: AclRefused = AclRefused::Drop;
-    }
-    later {
-        /// Whether every rule of the standard is enforced, also where clients commonly break it harmlessly.
-        "strict": bool = true;
+        /// Whether what only its content can tell is checked too: a payload that is announced as UTF-8 text must be that
+        /// (0x99).
+        strict: bool = true;
+        /// What a 5.0 client that asks for it is told as the basis of its response topics; `%c` stands for its
+        /// identifier; unset: nothing.
+        response_information: Option<ShortText> = None;
+        /// The other servers that a 5.0 client is told of when it is sent away (0x9C), as the standard writes them:
+        /// "host" or "host:port", separated by spaces; unset: none.
+        server_reference: Option<ShortText> = None;
     }
 }

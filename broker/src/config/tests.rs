@@ -224,9 +224,7 @@ fn a_key_or_value_of_a_later_version_says_so() {
 
 #[test]
 fn a_later_key_may_say_its_default() {
-    config(
-        "[[listener]]\nproxy_protocol = false\nws_origins = []\n[mqtt]\nstrict = true\n[admin]\ndashboard = true\n",
-    );
+    config("[[listener]]\nproxy_protocol = false\nws_origins = []\n[admin]\ndashboard = true\n");
 }
 
 #[test]
@@ -250,7 +248,7 @@ fn a_bad_value_is_named_with_what_is_allowed() {
 #[test]
 fn every_error_is_reported_in_the_order_of_the_file() {
     let errors = errors(
-        "[node]\nnam = \"a\"\n[mqtt]\nmax_qos = 7\nstrict = false\n[cluster]\nbind = \"here\"\n",
+        "[node]\nnam = \"a\"\n[mqtt]\nmax_qos = 7\nserver_reference = \"\"\n[cluster]\nbind = \"here\"\n",
     );
     let lines: Vec<&str> = errors
         .iter()

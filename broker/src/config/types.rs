@@ -1,4 +1,4 @@
-//! Settings with rules of their own: sizes, host names with a port, names of nodes and listeners.
+//! Settings with rules of their own: sizes, host names with a port, names of nodes and listeners, texts for clients.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -294,6 +294,34 @@ impl Setting for ListenerName {
     }
 }
 
+/// A text that clients are told: 1 to 1,024 bytes, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortText(String);
+
+impl ShortText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for ShortText {
+    fn allowed() -> Cow<'static, str> {
+        "a text of 1 to 1024 bytes without control characters".into()
+    }
+    fn parse(raw: &Raw) -> Result<Self, Refusal> {
+        match raw.text() {
+            Some(text) if (1..=1_024).contains(&text.len()) && !text.contains(char::is_control) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(Refusal::Bad),
+        }
+    }
+    fn to_toml(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
+}
+
 /// The content of a key that is a table, or an array of tables, of a feature that is not there yet: only "nothing" is
 /// understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,6 +417,17 @@ mod tests {
             "http://node1:1",
         ] {
             assert_eq!(text.parse::<HostPort>(), Err(NoHostPort), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_for_clients_are_short_and_printable() {
+        let read = |text: &str| ShortText::parse(&Raw::Text(text.to_owned()));
+        for text in ["a", "one.example:1883 \u{e9}", &"x".repeat(1_024)] {
+            assert_eq!(read(text).unwrap().as_str(), text);
+        }
+        for bad in ["", "a\nb", "a\0", &"x".repeat(1_025)] {
+            assert_eq!(read(bad), Err(Refusal::Bad), "{bad:?}");
         }
     }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use flotte_cluster::wire::Close;
-use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Disconnect;
+use flotte_mqtt::property::Property;
 use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::{ByteStr, Version};
 use metrics::counter;
 use tracing::debug;
 
@@ -53,6 +54,32 @@ impl Connection {
         shared.commit_close(close);
     }
 
+    /// The bytes of a DISCONNECT that the client takes; none, where it takes none at all.
+    fn goodbye(&self, reason: ReasonCode, bytes_max: usize) -> BytesMut {
+        let others = &self.worker.shared.config.mqtt.server_reference;
+        let referred = (reason == ReasonCode::UseAnotherServer)
+            .then(|| ByteStr::try_from(others.as_ref()?.as_str()).ok())
+            .flatten();
+        let mut words = BytesMut::new();
+        for reference in [referred, None] {
+            let goodbye = Disconnect {
+                reason,
+                properties: reference
+                    .map(Property::ServerReference)
+                    .into_iter()
+                    .collect(),
+            };
+            words.clear();
+            if codec::encode(&goodbye.into(), self.version, &mut words).is_ok()
+                && words.len() <= bytes_max
+            {
+                return words;
+            }
+        }
+        // [MQTT-3.1.2-24]
+        BytesMut::new()
+    }
+
     /// [MQTT-3.14.0-1], [MQTT-4.13.1-1]: in 5.0 the client is told why, where its socket still takes it.
     fn last_words(&self, end: &End) {
         let reason = match end {
@@ -72,17 +99,15 @@ impl Connection {
         if !ours {
             return;
         }
-        let clean = output.is_flushed();
+        let (clean, bytes_max) = (output.is_flushed(), output.packet_bytes_max());
         let Some(socket) = output.disconnect() else {
             return;
         };
         drop(output);
         if let (Some(reason), true, Version::V5) = (reason, clean, self.version) {
-            let mut words = BytesMut::new();
-            if codec::encode(&Disconnect::new(reason).into(), self.version, &mut words).is_ok() {
-                // A client whose socket is full does not get them.
-                let _ = socket.try_write(&words);
-            }
+            let words = self.goodbye(reason, bytes_max);
+            // A client whose socket is full does not get them.
+            let _ = socket.try_write(&words);
         }
     }
 }

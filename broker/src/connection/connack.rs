@@ -1,7 +1,11 @@
 //! What CONNACK tells a client of 5.0 about this broker.
 
-use flotte_mqtt::QoS;
+use bytes::BytesMut;
+use flotte_mqtt::codec;
+use flotte_mqtt::packet::ConnAck;
 use flotte_mqtt::property::{Properties, Property};
+use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::{ByteStr, QoS};
 
 use super::handshake::Admitted;
 use super::worker::Shared;
@@ -49,6 +53,38 @@ impl Admitted {
         if self.keep_alive_s != self.connect.keep_alive_s {
             properties.push(Property::ServerKeepAlive(self.keep_alive_s));
         }
+        if let (Some(true), Some(basis)) = (
+            self.connect.properties.request_response_info(),
+            &config.response_information,
+        ) {
+            // [MQTT-3.1.2-28]
+            let info = self.response_info(basis.as_str());
+            info.into_iter()
+                .for_each(|info| properties.push(Property::ResponseInfo(info)));
+        }
         properties
+    }
+
+    fn response_info(&self, basis: &str) -> Option<ByteStr> {
+        let client = self.client.as_str();
+        // With a wildcard in it there would be no topic to respond to.
+        if basis.contains("%c") && client.contains(['+', '#']) {
+            return None;
+        }
+        ByteStr::try_from(basis.replace("%c", client)).ok()
+    }
+
+    /// Whether the client takes a CONNACK of the size that it would get [MQTT-3.1.2-24].
+    pub(super) fn takes_its_connack(&self, shared: &Shared, max_qos: QoS) -> bool {
+        let Some(bytes_max) = self.connect.properties.maximum_packet_size() else {
+            return true;
+        };
+        let connack = ConnAck {
+            properties: self.capabilities(shared, max_qos),
+            ..ConnAck::refused(ReasonCode::Success)
+        };
+        let mut bytes = BytesMut::new();
+        let encoded = codec::encode(&connack.into(), self.connect.version, &mut bytes);
+        encoded.is_ok() && bytes.len() <= usize::try_from(bytes_max).unwrap_or(usize::MAX)
     }
 }

@@ -22,7 +22,7 @@ use tracing::{Span, debug};
 use super::counted::Counted;
 use super::timers::Since;
 use super::worker::{ListenerInfo, Shared};
-use super::{Connection, Deadline, Worker, access, read_some};
+use super::{Connection, Deadline, Worker, access, publish, read_some};
 use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
@@ -54,6 +54,7 @@ pub(super) async fn run(
         deadline,
         peer,
         listener,
+        packet_bytes_max: usize::MAX,
     };
     // A task of its own: what a handshake takes is not kept for the life of the connection.
     if let Some(connection) = arrival.shake_hands().await {
@@ -90,6 +91,8 @@ struct Arrival {
     deadline: Deadline,
     peer: SocketAddr,
     listener: Arc<ListenerInfo>,
+    /// Bytes of the greatest packet that the client takes, once it said so.
+    packet_bytes_max: usize,
 }
 
 /// A CONNECT that may be tried, with what this broker makes of it.
@@ -112,6 +115,9 @@ impl Arrival {
         let mut buffer = BytesMut::new();
         let connect = self.read_connect(&mut decoder, &mut buffer).await?;
         let version = connect.version;
+        if let Some(bytes_max) = connect.properties.maximum_packet_size() {
+            self.packet_bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        }
         let admitted = match self.admit(connect).await {
             Ok(admitted) => admitted,
             Err(reason) => {
@@ -213,17 +219,21 @@ impl Arrival {
             Version::V3 | Version::V4 if connect.clean_start => 0,
             Version::V3 | Version::V4 => config.session_expiry_3x_s,
         };
-        let keep_alive_s = self.keep_alive_s(&connect);
-        Ok(Admitted {
+        let admitted = Admitted {
             client,
             assigned,
             subject,
             proof: identity.proof,
-            keep_alive_s,
+            keep_alive_s: self.keep_alive_s(&connect),
             expiry_s,
             will,
             connect,
-        })
+        };
+        let max_qos = shared.config.max_qos(&self.listener.config);
+        if !admitted.takes_its_connack(shared, max_qos) {
+            return Err(ReasonCode::PacketTooLarge);
+        }
+        Ok(admitted)
     }
 
     fn client_id(&self, connect: &Connect) -> Result<(ClientId, bool), ReasonCode> {
@@ -279,6 +289,14 @@ impl Arrival {
         if will.retain && !shared.config.mqtt.retain_available {
             // [MQTT-3.2.2-13]
             return Err(ReasonCode::RetainNotSupported);
+        }
+        if topic.level_count() > usize::from(shared.config.mqtt.max_topic_levels) {
+            return Err(ReasonCode::TopicNameInvalid);
+        }
+        if shared.config.mqtt.strict
+            && publish::is_no_text(will.properties.payload_format(), &will.payload)
+        {
+            return Err(ReasonCode::PayloadFormatInvalid);
         }
         if topic.starts_with_dollar() {
             counter!("flotte_acl_denied_total", "action" => "will").increment(1);
@@ -459,7 +477,9 @@ impl Arrival {
     fn say(&self, version: Version, reason: ReasonCode) {
         let mut bytes = BytesMut::new();
         // [MQTT-3.2.2-6] of 3.1.1: without a fitting return code nothing is said.
-        if codec::encode(&ConnAck::refused(reason).into(), version, &mut bytes).is_ok() {
+        let encoded = codec::encode(&ConnAck::refused(reason).into(), version, &mut bytes);
+        // [MQTT-3.1.2-24]
+        if encoded.is_ok() && bytes.len() <= self.packet_bytes_max {
             let _ = self.out.try_write(&bytes);
         }
     }

@@ -380,8 +380,12 @@ impl Connection {
         }
         if !acks.is_empty() {
             let mut output = self.session.output().lock();
-            for ack in acks {
-                output.send(&publish::ack_packet(ack));
+            let sent = acks
+                .into_iter()
+                .try_for_each(|ack| output.send(&publish::ack_packet(ack)));
+            if sent.is_err() {
+                // It cannot be told what became of its publishes: it comes back and sends them again.
+                self.signal.raise(Wake::BROKEN);
             }
         }
     }

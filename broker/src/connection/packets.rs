@@ -51,11 +51,8 @@ impl Connection {
 
     /// Puts a packet that is no publish into the output.
     pub(super) fn answer(&self, packet: &Packet) -> Result<(), End> {
-        if self.session.output().lock().send(packet) {
-            Ok(())
-        } else {
-            Err(End::Refused(ReasonCode::QuotaExceeded))
-        }
+        let sent = self.session.output().lock().send(packet);
+        sent.map_err(End::Refused)
     }
 
     fn acknowledge(

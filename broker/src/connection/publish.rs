@@ -117,6 +117,13 @@ impl Connection {
         if !self.may_publish(&publish, &topic) {
             return self.refuse_publish(ticket);
         }
+        if self.is_misdeclared(&publish) {
+            if ticket.is_none() {
+                return Err(End::Refused(ReasonCode::PayloadFormatInvalid));
+            }
+            self.complete(ticket, ReasonCode::PayloadFormatInvalid);
+            return Ok(());
+        }
         let message = self.outgoing(&publish, topic);
         if publish.retain {
             self.retain(message, ticket);
@@ -184,6 +191,12 @@ impl Connection {
             return Err(End::Refused(ReasonCode::TopicNameInvalid));
         }
         Ok(())
+    }
+
+    /// Whether the payload is announced as text and is none (section 3.3.2.3.2).
+    fn is_misdeclared(&self, publish: &Publish) -> bool {
+        self.worker.shared.config.mqtt.strict
+            && is_no_text(publish.properties.payload_format(), &publish.payload)
     }
 
     fn may_use_dollar(&self, topic: &TopicName) -> bool {
@@ -294,6 +307,11 @@ impl Connection {
             self.session.inbound().lock().complete(ticket, reason);
         }
     }
+}
+
+/// Whether a payload of this format is not what the format says.
+pub(super) fn is_no_text(format: Option<u8>, payload: &[u8]) -> bool {
+    format == Some(1) && std::str::from_utf8(payload).is_err()
 }
 
 fn without_expiry(publish: &Publish) -> flotte_mqtt::property::Properties {

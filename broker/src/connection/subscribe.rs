@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flotte_cluster::handle::Refused;
-use flotte_mqtt::ByteStr;
 use flotte_mqtt::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, UnsubAck, Unsubscribe,
 };
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::topic::SubscriptionFilter;
+use flotte_mqtt::{ByteStr, Version};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tracing::debug;
@@ -120,6 +120,10 @@ impl Connection {
                 // [MQTT-3.8.3-4]
                 return Err(End::Refused(ReasonCode::ProtocolError));
             }
+            if let (Some(missing), Version::V5) = (self.unavailable(&filter), self.version) {
+                // CONNACK said so: sections 3.2.2.3.11 and 3.2.2.3.13 call it a protocol error.
+                return Err(End::Refused(missing));
+            }
             filters.push((filter, *options));
         }
         let (mut reasons, mut routes, mut replays) = (Vec::new(), Vec::new(), Vec::new());
@@ -161,7 +165,7 @@ impl Connection {
         let answer = async move {
             serving.wait_for_routes(routes).await?;
             serving.read_index(&mut replays).await?;
-            serving.acknowledge(suback.into()).await;
+            serving.acknowledge(suback.into()).await?;
             Ok(replays)
         };
         self.await_answer(answer.boxed_local());
@@ -191,7 +195,7 @@ impl Connection {
         };
         let serving = self.serving();
         let answer = async move {
-            serving.acknowledge(unsuback.into()).await;
+            serving.acknowledge(unsuback.into()).await?;
             Ok(Vec::new())
         };
         self.await_answer(answer.boxed_local());
@@ -237,10 +241,18 @@ impl Connection {
 
     /// Why a filter that is well formed is not granted.
     fn refusal(&self, filter: &SubscriptionFilter) -> Option<ReasonCode> {
+        let levels_max = self.worker.shared.config.mqtt.max_topic_levels;
+        if filter.filter.level_count() > usize::from(levels_max) {
+            return Some(ReasonCode::TopicFilterInvalid);
+        }
+        // [MQTT-3.8.3-2] of 3.1.1
+        self.unavailable(filter)
+    }
+
+    /// Why nobody is granted such a filter.
+    fn unavailable(&self, filter: &SubscriptionFilter) -> Option<ReasonCode> {
         let config = &self.worker.shared.config.mqtt;
-        if filter.filter.level_count() > usize::from(config.max_topic_levels) {
-            Some(ReasonCode::TopicFilterInvalid)
-        } else if filter.filter.is_wildcard() && !config.wildcard_available {
+        if filter.filter.is_wildcard() && !config.wildcard_available {
             Some(ReasonCode::WildcardSubscriptionsNotSupported)
         } else if filter.share.is_some() && !config.shared_available {
             Some(ReasonCode::SharedSubscriptionsNotSupported)
@@ -326,21 +338,22 @@ impl Serving {
     }
 
     /// Sends an acknowledgement, under the lease.
-    async fn acknowledge(&self, packet: Packet) {
+    async fn acknowledge(&self, packet: Packet) -> Result<(), ReasonCode> {
         while !self.worker.shared.cluster().lease().held() {
             tokio::time::sleep(LEASE_PAUSE).await;
         }
         let mut output = self.session.output().lock();
         if self.session.epoch() != self.epoch {
-            return;
+            return Ok(());
         }
-        output.send(&packet);
+        output.send(&packet)?;
         let dirty = output.needs_flush();
         drop(output);
         if dirty {
             mark_dirty(&self.session);
         }
         flush_dirty();
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
+use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
 use tokio::net::tcp::OwnedWriteHalf;
 
@@ -143,13 +144,29 @@ impl Output {
         Some(self.needs_flush())
     }
 
-    /// Writes a packet that is no publish. False = the client does not read what it asked for: close it.
-    pub fn send(&mut self, packet: &Packet) -> bool {
-        let Some(link) = &self.link else { return true };
+    /// Writes a packet that is no publish. An error ends the connection: the client does not read what it asked for, or
+    /// takes no packet of that size.
+    pub fn send(&mut self, packet: &Packet) -> Result<(), ReasonCode> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
         if self.buffer.len() > UNREAD_BYTES_MAX {
-            return false;
+            return Err(ReasonCode::QuotaExceeded);
         }
-        codec::encode(packet, link.version, &mut self.buffer).is_ok()
+        let before = self.buffer.len();
+        codec::encode(packet, link.version, &mut self.buffer)
+            .map_err(|_| ReasonCode::UnspecifiedError)?;
+        // [MQTT-3.1.2-24]
+        if self.buffer.len() - before > self.outbound.packet_bytes_max() {
+            self.buffer.truncate(before);
+            return Err(ReasonCode::PacketTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the greatest packet that the client takes.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.outbound.packet_bytes_max()
     }
 
     /// Lets the outbound half handle an acknowledgement; what the window allows then goes into the buffer.

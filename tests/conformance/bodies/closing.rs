@@ -2,8 +2,8 @@
 
 use flotte_tests::wire::prop;
 use flotte_tests::{
-    auth, connect, disconnect, fresh, props, puback, pubcomp, publish, pubrec, pubrel, suback,
-    subscribe,
+    Packet as _, auth, connect, disconnect, fresh, props, puback, pubcomp, publish, pubrec, pubrel,
+    suback, subscribe,
 };
 
 use crate::target::Target;
@@ -24,10 +24,11 @@ pub async fn no_disconnect_before_a_successful_connack(t: Target) {
     }
 }
 
-/// Reasons that do not exist, and some that only a server may use.
+/// Reasons that do not exist, and some that only a server may use: with these the client has said goodbye, too.
 pub async fn unknown_disconnect_reason_is_refused(t: Target) {
     for reason in [0x01, 0x42, 0x8e, 0x8b, 0xff] {
         let mut client = t.client().await;
+        client.wants_reasons = ![0x8e, 0x8b].contains(&reason);
         client.send(disconnect().reason(reason)).await;
         client.expect_refused(&[0x81, 0x82]).await;
     }
@@ -215,4 +216,61 @@ pub async fn errors_with_a_code_end_the_connection(t: Target) {
     refused_reason(&t, [0x40, 1, 0]).await;
     refused_reason(&t, [0x82, 2, 0, 1]).await;
     refused_reason(&t, [0xc0, 1, 0]).await;
+}
+
+/// What stands behind a goodbye is not looked at.
+pub async fn nothing_behind_a_goodbye_counts(t: Target) {
+    let topic = fresh("behind");
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let mut client = t.client().await;
+    let mut bytes = disconnect().encode(t.version);
+    bytes.extend(publish(&topic).qos1(1).payload("never").encode(t.version));
+    client.send(bytes).await;
+    client.expect_closed().await;
+    t.publish_from_elsewhere(publish(&topic).payload("after"))
+        .await;
+    watcher.take("after").await;
+}
+
+/// A client that says goodbye and does not close: the broker does.
+pub async fn goodbye_is_answered_by_the_end(t: Target) {
+    let mut client = t.client().await;
+    client.send(disconnect()).await;
+    client.expect_closed().await;
+}
+
+/// Every refusal that says why is followed by the end.
+pub async fn refusing_connack_is_followed_by_the_end(t: Target) {
+    let (packet, code) = if t.is_v5() {
+        let method = props().text(prop::AUTH_METHOD, "no-such-method");
+        (connect(fresh("c")).props(method), 0x8c)
+    } else {
+        (connect("").resume(), 2)
+    };
+    let mut client = t.dial().await;
+    client.send(packet).await;
+    let answer = client.recv_kind(2).await;
+    assert_eq!(answer.reason(), code, "{answer:?}");
+    client.expect_closed().await;
+}
+
+/// Re-authentication on a connection without a method.
+pub async fn re_authentication_without_a_method_ends_the_connection(t: Target) {
+    let method = props().text(prop::AUTH_METHOD, "m");
+    refused_reason(&t, auth().reason(0x19).props(method)).await;
+}
+
+/// Behind a CONNECT with a method only AUTH and DISCONNECT may come: a message there goes nowhere.
+pub async fn nothing_but_auth_behind_a_method(t: Target) {
+    let topic = fresh("behind");
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let method = props().text(prop::AUTH_METHOD, "no-such-method");
+    let mut bytes = connect(fresh("c")).props(method).encode(t.version);
+    bytes.extend(publish(&topic).payload("never").encode(t.version));
+    let mut client = t.dial().await;
+    client.send(bytes).await;
+    client.expect_refused(&[0x8c, 0x87]).await;
+    t.publish_from_elsewhere(publish(&topic).payload("after"))
+        .await;
+    watcher.take("after").await;
 }

@@ -377,3 +377,45 @@ pub async fn no_response_information_unless_asked(t: Target) {
         assert_eq!(client.connack().bytes_prop(prop::RESPONSE_INFO), None);
     }
 }
+
+/// Longer ids than the standards promise, in 3.1 too, up to the longest that there can be.
+pub async fn long_client_ids_are_accepted(t: Target) {
+    for length in [24, 200, 65_535] {
+        let id = format!("{:x<length$}", fresh("long"));
+        let mut client = t.connect(connect(&id)).await;
+        client.fence().await;
+        client.leave().await;
+    }
+}
+
+/// 3.1 knows no empty ids, clean session or not.
+pub async fn empty_id_of_3_1_is_refused(t: Target) {
+    for packet in [connect(""), connect("").resume()] {
+        let mut client = t.dial().await;
+        client.send(packet).await;
+        client.recv([0x20, 2, 0, 2]).await;
+        client.expect_closed().await;
+    }
+}
+
+/// Ids are told apart byte by byte, and may hold any character.
+pub async fn any_character_may_stand_in_an_id(t: Target) {
+    let name = fresh("i");
+    for id in ["/#+$", "\u{e9}\u{1f600}", " ", "A", "a"] {
+        let mut client = t.connect(t.durable(&format!("{name}{id}"))).await;
+        assert!(!client.session_present(), "{id:?}");
+        client.fence().await;
+        client.leave().await;
+    }
+}
+
+/// A half-open connection: the client is gone and nothing said so. It ends by its keep alive, and others are told.
+pub async fn half_open_connection_ends_by_keep_alive(t: Target) {
+    let topic = fresh("half");
+    let mut watcher = t.subscriber(&topic, 1).await;
+    let silent = connect(fresh("c"))
+        .keep_alive(1)
+        .will(will(&topic, "gone").qos(1));
+    let _silent = t.connect(silent).await;
+    watcher.take("gone").await;
+}

@@ -64,7 +64,7 @@ pub async fn packet_beyond_the_brokers_maximum_ends_the_connection(t: Target) {
 
 /// Answers to a client that takes only small packets carry nothing optional that would not fit.
 async fn answers_fit(t: &Target, packets: Vec<(Vec<u8>, u8)>) {
-    const LIMIT: u32 = 64;
+    const LIMIT: u32 = 20;
     let mut client = small(t, LIMIT).await;
     for (packet, kind) in packets {
         client.send(packet).await;
@@ -240,4 +240,86 @@ pub async fn no_keep_alive_no_limit(t: Target) {
     let mut client = t.client().await;
     client.expect_silence(Duration::from_millis(1_500)).await;
     client.fence().await;
+}
+
+pub async fn pubrel_fits_the_client(t: Target) {
+    let topic = fresh("rel");
+    let mut client = small(&t, 64).await;
+    client.subscribe(&topic, 2).await;
+    t.publish_from_elsewhere(publish(&topic).qos2(1).payload("x"))
+        .await;
+    let id = client.recv_publish().await.packet_id();
+    client.send(pubrec(id)).await;
+    client.recv(pubrel(id)).await;
+    // One that answers an id it does not know.
+    client.send(pubrec(id + 1)).await;
+    client.recv(pubrel(id + 1).reason(0x92)).await;
+}
+
+/// An answer that cannot be made smaller ends the connection instead.
+pub async fn answer_beyond_the_clients_maximum_is_not_sent(t: Target) {
+    let root = fresh("size");
+    let mut client = small(&t, 20).await;
+    let many = (0..30).fold(subscribe(1), |packet, number| {
+        packet.to(format!("{root}/{number}"), 0)
+    });
+    client.send(many).await;
+    client.expect_refused(&[0x95]).await;
+}
+
+/// A client that takes no CONNACK of ours is refused in the shortest way, or in silence.
+pub async fn connack_beyond_the_clients_maximum_is_not_sent(t: Target) {
+    let limit = |bytes| connect(fresh("c")).props(props().u32(prop::MAXIMUM_PACKET_SIZE, bytes));
+    let mut client = t.dial().await;
+    client.send(limit(5)).await;
+    client.recv([0x20, 3, 0, 0x95, 0]).await;
+    client.expect_closed().await;
+    for bytes in 1..5 {
+        let mut client = t.dial().await;
+        client.send(limit(bytes)).await;
+        client.expect_closed().await;
+    }
+}
+
+/// Retained messages that are too large for the new subscriber are passed over; the others come.
+pub async fn retained_message_too_big_is_passed_over(t: Target) {
+    let root = fresh("size");
+    for (name, payload) in [("a", "x".repeat(500)), ("b", "small".to_owned())] {
+        let packet = publish(format!("{root}/{name}")).qos1(1).retain();
+        t.publish_from_elsewhere(packet.payload(payload)).await;
+    }
+    let limits = props()
+        .u32(prop::MAXIMUM_PACKET_SIZE, 200)
+        .u16(prop::RECEIVE_MAXIMUM, 1);
+    let mut subscriber = t.connect(connect(fresh("c")).props(limits)).await;
+    subscriber.subscribe(format!("{root}/+"), 1).await;
+    subscriber.take("small").await;
+    subscriber.fence().await;
+}
+
+/// After a return the receive maximum of the new connection counts, for what is sent again, too.
+pub async fn receive_maximum_of_the_next_connection_counts(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("rm"));
+    let mut first = t.connect(t.durable(&id)).await;
+    first.subscribe(&topic, 1).await;
+    let mut publisher = t.client().await;
+    for number in 1..=4 {
+        publisher
+            .publish(publish(&topic).qos1(number).payload(number.to_string()))
+            .await;
+    }
+    assert_eq!(first.collect_to_fence().await.len(), 4);
+    first.cut();
+    let limits = props()
+        .u32(prop::SESSION_EXPIRY, 300)
+        .u16(prop::RECEIVE_MAXIMUM, 1);
+    let mut again = t.connect(connect(&id).resume().props(limits)).await;
+    for number in 1..=4 {
+        let open = again.recv_publish().await;
+        assert_eq!(open.payload(), number.to_string().into_bytes());
+        assert!(open.dup(), "{open:?}");
+        again.fence().await;
+        again.send(puback(open.packet_id())).await;
+    }
+    again.fence().await;
 }

@@ -3,7 +3,9 @@
 pub mod closing;
 pub mod connecting;
 pub mod header;
+pub mod limited;
 pub mod limits;
+pub mod loose;
 pub mod matching;
 pub mod pipelining;
 pub mod properties;
@@ -11,6 +13,7 @@ pub mod publishing;
 pub mod retaining;
 pub mod sessions;
 pub mod shared;
+pub mod slow;
 pub mod strings;
 pub mod subscribing;
 pub mod wills;

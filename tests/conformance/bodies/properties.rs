@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use flotte_tests::wire::{Props, prop};
-use flotte_tests::{Packet as _, connect, fresh, props, publish, subscribe};
+use flotte_tests::{Packet as _, connect, fresh, props, puback, publish, pubrec, subscribe, will};
 
 use crate::target::Target;
 
@@ -319,4 +319,138 @@ pub async fn property_length_beyond_the_packet_ends_the_connection(t: Target) {
     let mut client = t.client().await;
     client.send(bytes).await;
     client.expect_refused(&[0x81]).await;
+}
+
+/// What is announced as UTF-8 text and is none: refused with a reason of its own, and delivered to nobody.
+pub async fn text_that_is_none_is_refused(t: Target) {
+    let topic = fresh("text");
+    let mut watcher = t.subscriber(&topic, 2).await;
+    let text = || props().byte(prop::PAYLOAD_FORMAT, 1);
+    let none = || publish(&topic).props(text()).payload(b"\xc3\x28");
+    let mut client = t.client().await;
+    client.send(none().qos1(1)).await;
+    client.recv(puback(1).reason(0x99)).await;
+    client.send(none().qos2(2)).await;
+    client.recv(pubrec(2).reason(0x99)).await;
+    // Its id is free again.
+    client
+        .publish(publish(&topic).qos2(2).props(text()).payload("\u{e9}"))
+        .await;
+    client.send(none()).await;
+    client.expect_refused(&[0x99]).await;
+    let bytes = props().byte(prop::PAYLOAD_FORMAT, 0);
+    t.publish_from_elsewhere(publish(&topic).props(bytes).payload(b"\xff"))
+        .await;
+    watcher.take("\u{e9}").await;
+    watcher.take(b"\xff").await;
+    let mut client = t.dial().await;
+    let last = will(&topic, b"\xff").props(text());
+    client.send(connect(fresh("c")).will(last)).await;
+    assert_eq!(client.recv_kind(2).await.reason(), 0x99);
+    client.expect_closed().await;
+}
+
+/// The first topics that are used get the aliases, each from its first message on, in the order of use.
+pub async fn first_topics_get_the_aliases(t: Target) {
+    let root = fresh("alias");
+    let allowed = props().u16(prop::TOPIC_ALIAS_MAXIMUM, 2);
+    let mut subscriber = t.connect(connect(fresh("c")).props(allowed)).await;
+    subscriber.subscribe(format!("{root}/+"), 1).await;
+    let mut publisher = t.client().await;
+    let steps = [
+        ("a", Some(1), true),
+        ("a", Some(1), false),
+        ("b", Some(2), true),
+        ("c", None, true),
+        ("b", Some(2), false),
+        ("a", Some(1), false),
+        ("c", None, true),
+    ];
+    for (number, (name, alias, named)) in (1..).zip(steps) {
+        let topic = format!("{root}/{name}");
+        publisher
+            .publish(
+                publish(&topic)
+                    .qos_bits((number % 2) as u8, number)
+                    .payload(name),
+            )
+            .await;
+        t.settle(&mut publisher).await;
+        let got = subscriber.take(name).await;
+        let wanted = if named { topic } else { String::new() };
+        let alias_of = got.int_prop(prop::TOPIC_ALIAS);
+        assert_eq!((got.topic(), alias_of), (wanted, alias), "message {number}");
+    }
+}
+
+/// A response topic that is none, and a subscription identifier beside it.
+pub async fn empty_response_topic_ends_the_connection(t: Target) {
+    let mut client = t.client().await;
+    let empty = props().text(prop::RESPONSE_TOPIC, "");
+    client.send(publish("a").props(empty)).await;
+    client.expect_refused(&[0x81, 0x82, 0x90]).await;
+}
+
+/// A message expires while it waits behind a full window, and not only while its session is away.
+pub async fn message_expires_behind_a_full_window(t: Target) {
+    let topic = fresh("exp");
+    let one = props().u16(prop::RECEIVE_MAXIMUM, 1);
+    let mut subscriber = t.connect(connect(fresh("c")).props(one)).await;
+    subscriber.subscribe(&topic, 1).await;
+    let mut publisher = t.client().await;
+    publisher
+        .publish(publish(&topic).qos1(1).payload("open"))
+        .await;
+    let short = props().u32(prop::MESSAGE_EXPIRY, 1);
+    publisher
+        .publish(publish(&topic).qos1(2).props(short).payload("expired"))
+        .await;
+    let long = props().u32(prop::MESSAGE_EXPIRY, 60);
+    publisher
+        .publish(publish(&topic).qos1(3).props(long).payload("kept"))
+        .await;
+    let open = subscriber.recv_publish().await;
+    subscriber
+        .expect_silence(Duration::from_millis(2_100))
+        .await;
+    subscriber.send(puback(open.packet_id())).await;
+    let kept = subscriber.take("kept").await;
+    let left = kept.int_prop(prop::MESSAGE_EXPIRY).expect("an expiry");
+    assert!(
+        (50..=58).contains(&left),
+        "{left} seconds left of 60 after 2"
+    );
+    subscriber.fence().await;
+}
+
+/// All that goes on to subscribers, at every QoS, and the rest of the lifetime.
+pub async fn every_property_of_a_message_is_forwarded(t: Target) {
+    let topic = fresh("p");
+    let mut subscriber = t.subscriber(&topic, 2).await;
+    let of_message = || {
+        props()
+            .byte(prop::PAYLOAD_FORMAT, 1)
+            .text(prop::CONTENT_TYPE, "text/plain")
+            .text(prop::RESPONSE_TOPIC, "r/1")
+            .text(prop::CORRELATION_DATA, b"\0\x01")
+            .user("b", "1")
+            .user("a", "2")
+            .user("b", "1")
+    };
+    for qos in 0..3 {
+        let expiring = of_message().u32(prop::MESSAGE_EXPIRY, 600);
+        let packet = publish(&topic).qos_bits(qos, 1).props(expiring);
+        t.publish_from_elsewhere(packet.payload("x")).await;
+        let got = subscriber.take("x").await;
+        let left = got.int_prop(prop::MESSAGE_EXPIRY);
+        assert!(
+            left.is_some_and(|left| (590..=600).contains(&left)),
+            "{got:?}"
+        );
+        let mut others = got.props();
+        others.retain(|(id, _)| *id != prop::MESSAGE_EXPIRY);
+        t.publish_from_elsewhere(publish(&topic).props(of_message()).payload("y"))
+            .await;
+        assert_eq!(others, subscriber.take("y").await.props());
+    }
 }

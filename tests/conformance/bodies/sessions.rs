@@ -5,6 +5,7 @@ use std::time::Duration;
 use flotte_tests::wire::prop;
 use flotte_tests::{
     connect, disconnect, fresh, props, puback, pubcomp, publish, pubrec, pubrel, suback, subscribe,
+    will,
 };
 
 use crate::target::Target;
@@ -323,4 +324,72 @@ pub async fn subscriptions_are_session_state(t: Target) {
     t.publish_from_elsewhere(publish(&topic).qos2(1).payload("x"))
         .await;
     again.take("x").await;
+}
+
+/// A session that was to end with its connection cannot be kept by DISCONNECT.
+pub async fn disconnect_cannot_make_a_session_outlive(t: Target) {
+    let (id, topic) = (fresh("c"), fresh("will"));
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let mut client = t.connect(connect(&id).will(will(&topic, "gone"))).await;
+    client
+        .send(disconnect().props(props().u32(prop::SESSION_EXPIRY, 60)))
+        .await;
+    client.expect_refused(&[0x82]).await;
+    // It was no goodbye.
+    watcher.take("gone").await;
+    assert!(!t.connect(t.durable(&id)).await.session_present());
+}
+
+/// DISCONNECT may make it longer, too, and the interval begins with the end of the connection.
+pub async fn disconnect_may_lengthen_the_expiry_interval(t: Target) {
+    let (id, kept) = (fresh("d"), fresh("d"));
+    let expiry = |id: &str, seconds| {
+        let asked = props().u32(prop::SESSION_EXPIRY, seconds);
+        connect(id).resume().props(asked)
+    };
+    let mut longer = t.connect(expiry(&id, 1)).await;
+    let mut idle = t.connect(expiry(&kept, 1)).await;
+    longer
+        .send(disconnect().props(props().u32(prop::SESSION_EXPIRY, u32::MAX)))
+        .await;
+    longer.expect_closed().await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    idle.fence().await;
+    idle.leave().await;
+    assert!(t.connect(expiry(&kept, 0)).await.session_present());
+    assert!(t.connect(expiry(&id, 0)).await.session_present());
+}
+
+/// What was begun and what waits comes in the order in which it was published, across two returns.
+pub async fn order_is_kept_over_returns(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("order"));
+    let mut first = t.connect(t.durable(&id)).await;
+    first.subscribe(&topic, 1).await;
+    let mut publisher = t.client().await;
+    for number in 1..=3 {
+        publisher
+            .publish(publish(&topic).qos1(number).payload(number.to_string()))
+            .await;
+    }
+    assert_eq!(first.collect_to_fence().await.len(), 3);
+    first.cut();
+    for number in 4..=6 {
+        publisher
+            .publish(publish(&topic).qos1(number).payload(number.to_string()))
+            .await;
+    }
+    for _ in 0..2 {
+        let mut again = t.connect(t.durable(&id)).await;
+        let all = again.collect_to_fence().await;
+        let payloads: Vec<_> = all.iter().map(|message| message.payload()).collect();
+        let wanted: Vec<_> = (1..=6).map(|n: u8| n.to_string().into_bytes()).collect();
+        assert_eq!(payloads, wanted, "{all:?}");
+        again.cut();
+    }
+    let mut last = t.connect(t.durable(&id)).await;
+    for number in 1..=6 {
+        let message = last.take(number.to_string()).await;
+        assert!(message.dup(), "{message:?}");
+    }
+    last.fence().await;
 }

@@ -168,3 +168,87 @@ pub async fn user_properties_of_the_will_keep_their_order(t: Target) {
         .recv(publish(&topic).props(pairs).payload("gone"))
         .await;
 }
+
+/// The older connection of a client ends when a newer one comes, and so its will is due, unless it has a delay and the
+/// session goes on.
+pub async fn takeover_publishes_the_will(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("will"));
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let with_will = |text: &str| t.durable(&id).will(will(&topic, text));
+    let _older = t.connect(with_will("one")).await;
+    let _newer = t.connect(with_will("two")).await;
+    watcher.take("one").await;
+    t.connect(t.durable(&id)).await.leave().await;
+    watcher.take("two").await;
+    watcher.fence().await;
+}
+
+pub async fn takeover_within_the_delay_cancels_the_will(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("will"));
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let late = |text: &str| will(&topic, text).props(props().u32(prop::WILL_DELAY, 60));
+    let _older = t.connect(t.durable(&id).will(late("never"))).await;
+    let _newer = t.connect(t.durable(&id).will(late("clean"))).await;
+    // A clean start ends the session, and with it the delay.
+    t.connect(connect(&id)).await.leave().await;
+    watcher.take("clean").await;
+    watcher.fence().await;
+}
+
+/// The session ends before the delay has passed: its end counts.
+pub async fn session_expiry_ends_the_delay(t: Target) {
+    let topic = fresh("will");
+    let mut watcher = t.subscriber(&topic, 0).await;
+    let late = will(&topic, "gone").props(props().u32(prop::WILL_DELAY, 600));
+    let expiry = props().u32(prop::SESSION_EXPIRY, 1);
+    let packet = connect(fresh("d")).resume().props(expiry).will(late);
+    t.connect(packet).await.cut();
+    watcher.expect_silence(Duration::from_millis(700)).await;
+    watcher.take("gone").await;
+}
+
+/// All but the delay, which is the broker's; the lifetime begins when the will is published.
+pub async fn every_property_of_the_will_is_forwarded(t: Target) {
+    let topic = fresh("will");
+    let mut watcher = t.subscriber(&topic, 1).await;
+    let of_message = || {
+        props()
+            .byte(prop::PAYLOAD_FORMAT, 1)
+            .text(prop::CONTENT_TYPE, "text/plain")
+            .text(prop::RESPONSE_TOPIC, "r/1")
+            .text(prop::CORRELATION_DATA, b"\0\x01")
+            .user("b", "1")
+            .user("a", "2")
+    };
+    let of_will = of_message()
+        .u32(prop::WILL_DELAY, 1)
+        .u32(prop::MESSAGE_EXPIRY, 600);
+    let last = will(&topic, "gone").qos(1).props(of_will);
+    t.connect(t.durable(&fresh("d")).will(last)).await.cut();
+    let got = watcher.take("gone").await;
+    let left = got.int_prop(prop::MESSAGE_EXPIRY);
+    assert!(
+        left.is_some_and(|left| (595..=600).contains(&left)),
+        "{got:?}"
+    );
+    assert_eq!(got.int_prop(prop::WILL_DELAY), None);
+    let mut others = got.props();
+    others.retain(|(id, _)| *id != prop::MESSAGE_EXPIRY);
+    t.publish_from_elsewhere(publish(&topic).qos1(1).props(of_message()).payload("live"))
+        .await;
+    assert_eq!(others, watcher.take("live").await.props());
+}
+
+/// A will whose time is over before its session's subscribers come is not delivered to them.
+pub async fn expired_will_is_not_delivered(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("will"));
+    let mut away = t.connect(t.durable(&id)).await;
+    away.subscribe(&topic, 1).await;
+    away.leave().await;
+    let short = will(&topic, "gone")
+        .qos(1)
+        .props(props().u32(prop::MESSAGE_EXPIRY, 1));
+    t.connect(connect(fresh("c")).will(short)).await.cut();
+    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    t.connect(t.durable(&id)).await.fence().await;
+}

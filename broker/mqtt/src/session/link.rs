@@ -46,7 +46,7 @@ pub(super) struct Link {
     pub(super) congested: bool,
     /// How far the sequences under way may reach.
     window: u16,
-    packet_bytes_max: u32,
+    pub(super) packet_bytes_max: u32,
     /// Where the client takes aliases.
     aliases: Option<Box<AliasTable>>,
 }

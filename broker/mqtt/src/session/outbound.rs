@@ -20,7 +20,8 @@ use crate::reason::ReasonCode;
 /// What a session owes its client.
 ///
 /// - Getters: [`queued`](Self::queued), [`inflight`](Self::inflight), [`bytes`](Self::bytes),
-///   [`is_empty`](Self::is_empty), [`version`](Self::version), [`wants_write`](Self::wants_write).
+///   [`is_empty`](Self::is_empty), [`version`](Self::version), [`wants_write`](Self::wants_write),
+///   [`packet_bytes_max`](Self::packet_bytes_max).
 /// - Input: `handle_*`, [`connect`](Self::connect), [`disconnect`](Self::disconnect).
 /// - Commands: [`enqueue`](Self::enqueue), [`enqueue_frame`](Self::enqueue_frame),
 ///   [`expire`](Self::expire), [`end`](Self::end),
@@ -74,6 +75,12 @@ impl Outbound {
     /// The client's version while it is connected.
     pub fn version(&self) -> Option<Version> {
         self.link.as_ref().map(|link| link.version)
+    }
+
+    /// Bytes of the greatest packet that the client takes, of whatever type [MQTT-3.1.2-24].
+    pub fn packet_bytes_max(&self) -> usize {
+        let link = self.link.as_ref();
+        link.map_or(usize::MAX, |link| link.packet_bytes_max as usize)
     }
 
     /// Whether [`poll_send`](Self::poll_send) would write something into an empty buffer.
