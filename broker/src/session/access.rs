@@ -10,12 +10,15 @@ use crate::auth::acl::{Granted, Rules, Subject};
 impl Session {
     /// Whose it is from now on; stays when the connection is gone. Returns whose it was.
     pub fn set_subject(&self, subject: Arc<Subject>) -> Option<Arc<Subject>> {
-        self.attachment.lock().subject.replace(subject)
+        let mut attachment = self.attachment.lock();
+        let rare = attachment.rare.get_or_insert_default();
+        rare.subject.replace(subject)
     }
 
     /// Whose it is.
     pub fn subject(&self) -> Option<Arc<Subject>> {
-        self.attachment.lock().subject.clone()
+        let attachment = self.attachment.lock();
+        attachment.rare.as_ref()?.subject.clone()
     }
 
     /// Whether all its subscriptions are granted wholly under these rules.

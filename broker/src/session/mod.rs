@@ -81,10 +81,24 @@ pub struct Session {
 #[derive(Default)]
 struct Attachment {
     client: Option<Box<Attached>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most sessions do without.
+#[derive(Default)]
+struct Rare {
     /// Called once the connection is closed; bounded by the kicks of the cluster, one for each later Open.
     closers: Vec<Closer>,
     /// Whose the session is, while there are rules.
     subject: Option<Arc<Subject>>,
+}
+
+impl Attachment {
+    fn take_closers(&mut self) -> Vec<Closer> {
+        let rare = self.rare.as_deref_mut();
+        rare.map(|rare| std::mem::take(&mut rare.closers))
+            .unwrap_or_default()
+    }
 }
 
 /// Told once that a connection is closed. It takes no lock of the registry's.
@@ -186,7 +200,7 @@ impl Session {
         if let Some(former) = attachment.client.replace(attached) {
             former.signal.raise(Wake::TAKEN_OVER);
         }
-        std::mem::take(&mut attachment.closers)
+        attachment.take_closers()
     }
 
     /// The connection with this signal is closed; whoever waited for that is told. Nothing, if a later one is attached.
@@ -197,7 +211,7 @@ impl Session {
             return;
         }
         attachment.client = None;
-        let closers = std::mem::take(&mut attachment.closers);
+        let closers = attachment.take_closers();
         drop(attachment);
         for done in closers {
             done();
@@ -211,7 +225,8 @@ impl Session {
             return Some(done);
         };
         attached.signal.raise(wake);
-        attachment.closers.push(done);
+        let rare = attachment.rare.get_or_insert_default();
+        rare.closers.push(done);
         None
     }
 
