@@ -6,6 +6,7 @@ import ipaddress
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # The common name of the client's certificate: its user name at the broker.
@@ -19,6 +20,13 @@ class Identity:
     def __init__(self, folder, name):
         self.name = name
         self.cert, self.key = folder / f"{name}.pem", folder / f"{name}.key"
+
+    def pkcs12(self, password):
+        """Both in the form in which browsers take them."""
+        certificate = x509.load_pem_x509_certificate(self.cert.read_bytes())
+        key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        protection = serialization.BestAvailableEncryption(password)
+        return pkcs12.serialize_key_and_certificates(self.name.encode(), key, certificate, None, protection)
 
 
 class Authority(Identity):

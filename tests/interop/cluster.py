@@ -199,7 +199,6 @@ class Cluster:
         lines = ["[[listener]]", f'name = "{protocol}"', f'protocol = "{protocol}"']
         lines.append(f'bind = "{address.path or f"{address.host}:{address.port}"}"')
         if transport in ("tls", "wss"):
-            # A browser shows no certificate without a dialogue.
             wanted = {"tls": "required", "wss": "optional"}[transport]
             files = self.certificates
             lines.append(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 
+from clients import chromium
 from clients.awscrt_client import AwsClient
 from clients.mosquitto_client import MosquittoClient
 from clients.paho_client import PahoClient
@@ -59,17 +60,19 @@ class Families(contextlib.ExitStack):
         return self._each(lambda *row: NodeClient(*row, self._files, driver), ALL, ("tcp", "tls", "ws", "wss"))
 
     def _chromium(self):
-        modules, browser = os.environ.get("INTEROP_NODE_MODULES"), shutil.which("chromium")
-        if not (modules and browser and shutil.which("certutil")):
+        modules = os.environ.get("INTEROP_NODE_MODULES")
+        if not modules or not all(map(shutil.which, ("chromium", "certutil", "pk12util"))):
             self._table.skip("no Chromium (Debian packages chromium and libnss3-tools, npm package playwright-core)")
+            return []
+        if not chromium.may_show_certificates():
+            self._table.skip("no mount namespace, so no certificate in Chromium")
             return []
         if not {"ws", "wss"} & set(self._transports):
             return []
         home = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix="flotte-chromium.")))
-        trust(home, self._files.authority)
-        environment = os.environ | {"HOME": str(home)}
-        driver = self._driver(["node", HERE / "clients/js/chromium.mjs", modules, browser], environment)
-        return self._each(lambda *row: ChromiumClient(*row, self._files, driver), ALL, ("ws", "wss"))
+        browser = chromium.prepare(home, self._files)
+        driver = self._driver(["node", HERE / "clients/js/chromium.mjs", modules, browser], os.environ | {"HOME": str(home)})
+        return self._each(lambda *row: ChromiumClient(*row, self._files, driver), ("3.1.1", "5.0"), ("ws", "wss"))
 
     def _mosquitto(self):
         if not all(map(shutil.which, ("mosquitto_pub", "mosquitto_sub", "mosquitto_rr", "stdbuf"))):
@@ -81,14 +84,6 @@ class Families(contextlib.ExitStack):
         driver = Driver(command, environment)
         self.callback(driver.close)
         return driver.wait_started()
-
-
-def trust(home, authority):
-    """A certificate store of the browser that takes the authority for servers."""
-    store = home / ".pki/nssdb"
-    store.mkdir(parents=True)
-    for arguments in (["-N", "--empty-password"], ["-A", "-n", "interop", "-t", "C,,", "-i", str(authority.cert)]):
-        subprocess.run(["certutil", "-d", f"sql:{store}", *arguments], check=True, timeout=30, capture_output=True)
 
 
 def transports_of(table, flotte):

@@ -124,7 +124,10 @@ def comes_back(turn, client, other):
         fresh_at(second, client, witness_at(third, topic, other), topic)
         turn.gone_on.arrive(client)
         turn.wait_restarted()
-        peer.connects.wait(2, "a second connection", WAIT_SECONDS)
+        try:
+            peer.connects.wait(2, "a second connection")
+        except Failure as error:
+            raise Failure(f"{error}; it said {peer.losses.items()}") from error
         talk(peer, witness, topic, 2)
 
 

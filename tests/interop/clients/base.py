@@ -141,6 +141,8 @@ class Client:
     # Every octet is allowed.
     correlation = b"\x00\x01\xff"
 
+    # The certificates that it can be told to show.
+    shows = ("client", "foreign", None)
     # Its DISCONNECT asks for the will: 0x04 in 5.0.
     closes_with_will = False
 

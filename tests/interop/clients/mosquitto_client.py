@@ -7,7 +7,7 @@ import threading
 
 from harness import WAIT_SECONDS, Failure, expect, name_of, topic_of
 
-from .base import SESSION_SECONDS, Client, Message, Peer, complaint
+from .base import RETRY_SECONDS, SESSION_SECONDS, Client, Message, Peer, complaint
 
 VERSIONS = {"3.1": "mqttv31", "3.1.1": "mqttv311", "5.0": "mqttv5"}
 # The names of the steps, those of the command line, and those of the output.
@@ -41,8 +41,15 @@ class MosquittoPeer(Peer):
             will = session.will
             command += ["--will-topic", will.topic, "--will-payload", will.payload.decode(), "--will-qos", will.qos]
             command += ["--will-retain"] if will.retain else []
-        self._process = subprocess.Popen(
-            [str(word) for word in command],
+        self._command = [str(word) for word in command]
+        self._closed = threading.Event()
+        self._process = self._start()
+        self._reader = threading.Thread(target=self._run, daemon=True)
+        self._reader.start()
+
+    def _start(self):
+        return subprocess.Popen(
+            self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,8 +57,15 @@ class MosquittoPeer(Peer):
             encoding="utf-8",
             errors="replace",
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+
+    def _run(self):
+        """Starts it again when it ends by itself, as a supervisor does: it gives up when TLS is cut."""
+        self._read()
+        while len(self._session.addresses) > 1 and not self._closed.wait(RETRY_SECONDS):
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = self._start()
+            self._read()
 
     def _read(self):
         last, attempts = "", 0
@@ -81,6 +95,7 @@ class MosquittoPeer(Peer):
 
     def close(self):
         """Its handler sends a DISCONNECT."""
+        self._closed.set()
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(WAIT_SECONDS)
@@ -88,10 +103,13 @@ class MosquittoPeer(Peer):
             raise Failure("mosquitto_sub does not end at SIGINT") from error
 
     def abandon(self):
-        if self._process.poll() is None:
-            self._process.kill()
+        self._closed.set()
+        # The reader may be about to start it again; it ends with the process that it reads.
+        while self._reader.is_alive():
+            if self._process.poll() is None:
+                self._process.kill()
+            self._reader.join(RETRY_SECONDS)
         self._process.wait()
-        self._reader.join(WAIT_SECONDS)
         self._process.stdout.close()
 
 

@@ -156,7 +156,8 @@ class NodeClient(RemoteClient):
 
 class ChromiumClient(RemoteClient):
     family = "chromium"
-    lacks = {"certificate": "a browser shows a certificate only after a dialogue with its user"}
+    # Its policy knows one.
+    shows = ("client",)
 
 
 class RumqttcClient(RemoteClient):
