@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use flotte_cluster::wire::Close;
-use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Disconnect;
 use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::{PacketType, Version};
 use metrics::counter;
 use tracing::debug;
 
 use super::{Connection, End};
+use crate::metrics::Count;
 
 impl Connection {
     /// Ends everything that hung on this connection.
@@ -81,6 +82,7 @@ impl Connection {
             let mut words = BytesMut::new();
             if codec::encode(&Disconnect::new(reason).into(), self.version, &mut words).is_ok() {
                 // A client whose socket is full does not get them.
+                Count::packets_out(PacketType::Disconnect).add(1);
                 let _ = socket.try_write(&words);
             }
         }

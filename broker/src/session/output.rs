@@ -12,7 +12,7 @@ use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::signal::{Signal, Wake};
-use crate::metrics;
+use crate::metrics::{self, Count};
 
 /// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
 /// reads the answers.
@@ -69,6 +69,7 @@ impl Output {
         let version = link.version;
         self.link = Some(link);
         if codec::encode(first, version, &mut self.buffer).is_ok() {
+            Count::packets_out(first.packet_type()).add(1);
             let tally = self.outbound.connect(peer, now_ms, &mut self.buffer);
             metrics::count(&tally);
         }
@@ -101,6 +102,11 @@ impl Output {
     /// Copies held, and of them those under way.
     pub fn counts(&self) -> (usize, usize) {
         (self.outbound.queued(), self.outbound.inflight())
+    }
+
+    /// Bytes of the copies held.
+    pub fn held_bytes(&self) -> usize {
+        self.outbound.bytes()
     }
 
     /// A subscription is about to be made whose retained messages are to be replayed.
@@ -149,7 +155,11 @@ impl Output {
         if self.buffer.len() > UNREAD_BYTES_MAX {
             return false;
         }
-        codec::encode(packet, link.version, &mut self.buffer).is_ok()
+        let encoded = codec::encode(packet, link.version, &mut self.buffer).is_ok();
+        if encoded {
+            Count::packets_out(packet.packet_type()).add(1);
+        }
+        encoded
     }
 
     /// Lets the outbound half handle an acknowledgement; what the window allows then goes into the buffer.
@@ -188,7 +198,7 @@ impl Output {
             }
             match link.socket.try_write(&self.buffer) {
                 Ok(written) => {
-                    metrics::bytes_sent(written);
+                    Count::BYTES_OUT.add(written as u64);
                     self.buffer.advance(written);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
