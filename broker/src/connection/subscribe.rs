@@ -272,7 +272,8 @@ impl Connection {
         let mut subscriptions = self.session.subscriptions().lock();
         self.session.note_grant(&subscriptions, grant);
         let subscription = Subscription {
-            filter: filter.clone(),
+            // Its own: what is shared costs more than it saves.
+            filter: filter.compact(),
             options,
             id,
         };

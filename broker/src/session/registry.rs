@@ -182,7 +182,7 @@ impl Registry {
                 replaced: None,
             };
         }
-        let session = Arc::new(Session::new(client.clone(), limits));
+        let session = Arc::new(Session::new(client.compact(), limits));
         session.epoch.store(epoch, Ordering::Release);
         let replaced = match shard.sessions.find_mut(hash, |held| held.client == *client) {
             Some(held) => Some(std::mem::replace(held, Arc::clone(&session))),

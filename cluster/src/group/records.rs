@@ -20,7 +20,7 @@ impl GroupState {
             R::Client(ClientRecord {
                 client: id.clone(),
                 epoch: c.epoch,
-                owner: c.owner.map(|node| owner(node, c.epoch)),
+                owner: c.owner().map(|node| owner(node, c.epoch)),
                 home: c.home.map(|node| owner(node, c.epoch)),
                 expiry_s: c.expiry_s,
                 will: c.will.as_deref().cloned(),
@@ -57,7 +57,6 @@ impl GroupState {
             R::Client(c) => {
                 let client = Client {
                     epoch: c.epoch,
-                    owner: c.owner.map(node_ref),
                     home: c.home.map(node_ref),
                     expiry_s: c.expiry_s,
                     will: c.will.map(Box::new),

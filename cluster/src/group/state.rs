@@ -33,16 +33,25 @@ pub const NEVER_S: u32 = u32::MAX;
 pub struct Client {
     /// Assigned at Open; rises with every one in the group.
     pub epoch: u64,
-    /// Where it is connected.
-    pub owner: Option<NodeRef>,
-    /// Who holds its session in memory; none once that node went Down.
+    /// Who holds its session in memory, and has its connection while there is one; none once that node went Down.
     pub home: Option<NodeRef>,
     /// 0: the session ends with the connection.
     pub expiry_s: u32,
     /// Not yet fired.
     pub will: Option<Box<Will>>,
-    /// State time at which the connection ended.
+    /// State time at which the connection ended; none while there is one.
     pub offline_since_ms: Option<u64>,
+}
+
+impl Client {
+    /// Where it is connected.
+    pub fn owner(&self) -> Option<NodeRef> {
+        self.home.filter(|_| self.is_connected())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.offline_since_ms.is_none()
+    }
 }
 
 /// A will that is to be published.
@@ -181,11 +190,11 @@ impl GroupState {
         if let Some(old) = self.remove(&open.client) {
             let was_durable = old.expiry_s > 0;
             reply.session_present = !open.clean && was_durable && old.home == Some(from);
-            reply.former = old.owner.map(|node| owner(node, old.epoch));
+            reply.former = old.owner().map(|node| owner(node, old.epoch));
             if !reply.session_present {
                 reply.former_home = old.home.map(|node| owner(node, old.epoch));
             }
-            if let Some(home) = old.owner.or(old.home).filter(|home| *home != from) {
+            if let Some(home) = old.home.filter(|home| *home != from) {
                 effects.ended.push(Ended {
                     client: open.client.clone(),
                     epoch: old.epoch,
@@ -202,7 +211,6 @@ impl GroupState {
         }
         let client = Client {
             epoch: self.last_epoch,
-            owner: Some(from),
             home: Some(from),
             expiry_s: open.expiry_s,
             will: open.will.map(Box::new),
@@ -231,7 +239,7 @@ impl GroupState {
             return;
         };
         client.home = None;
-        if client.owner.is_some() {
+        if client.is_connected() {
             self.disconnected(id.clone(), effects);
         } else if client.will.is_none() {
             self.remove(id);
@@ -243,7 +251,6 @@ impl GroupState {
         let Some(mut client) = self.remove(&id) else {
             return;
         };
-        client.owner = None;
         client.offline_since_ms = Some(now);
         let lost = client.home.is_none();
         // The will of a client whose node died keeps its delay, though the session is gone: the client did not end it.
@@ -264,7 +271,7 @@ impl GroupState {
     fn fire_due_will(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
         let now = self.time_ms;
         let due = |c: &Client| {
-            c.epoch == epoch && c.owner.is_none() && will_due(c).is_some_and(|due| due <= now)
+            c.epoch == epoch && !c.is_connected() && will_due(c).is_some_and(|due| due <= now)
         };
         if !self.clients.get(id).is_some_and(due) {
             return;
@@ -284,7 +291,7 @@ impl GroupState {
     fn end_due(&mut self, id: &Bytes, epoch: u64, effects: &mut Effects) {
         let now = self.time_ms;
         let due = |c: &Client| {
-            c.epoch == epoch && c.owner.is_none() && end_due(c).is_some_and(|due| due <= now)
+            c.epoch == epoch && !c.is_connected() && end_due(c).is_some_and(|due| due <= now)
         };
         if !self.clients.get(id).is_some_and(due) {
             return;
@@ -314,7 +321,7 @@ impl GroupState {
     fn connected(&mut self, id: &Bytes, epoch: u64) -> Option<&mut Client> {
         self.clients
             .get_mut(id)
-            .filter(|client| client.epoch == epoch && client.owner.is_some())
+            .filter(|client| client.epoch == epoch && client.is_connected())
     }
 
     fn remove(&mut self, id: &Bytes) -> Option<Client> {
@@ -357,13 +364,10 @@ impl GroupState {
             .collect()
     }
 
-    /// Offline commands for all clients whose owner or home is not Up, at most `limit`.
+    /// Offline commands for all clients whose home is not Up, at most `limit`.
     pub fn orphans(&self, is_up: impl Fn(NodeRef) -> bool, limit: usize) -> Vec<Command> {
         let down = |node: Option<NodeRef>| node.is_some_and(|node| !is_up(node));
-        let orphans = self
-            .clients
-            .iter()
-            .filter(|(_, client)| down(client.owner) || down(client.home));
+        let orphans = self.clients.iter().filter(|(_, client)| down(client.home));
         let offline = |(id, client): (&Bytes, &Client)| {
             Command::Offline(flotte_proto::Offline {
                 client: id.clone(),
@@ -409,13 +413,9 @@ impl GroupState {
     pub fn check_invariants(&self) {
         for (id, client) in &self.clients {
             assert!(client.epoch <= self.last_epoch);
-            assert_eq!(
-                client.owner.is_some(),
-                client.offline_since_ms.is_none(),
-                "{id:?}"
-            );
+            assert!(client.home.is_some() || !client.is_connected(), "{id:?}");
             assert!(
-                client.owner.is_some() || client.home.is_some() || client.will.is_some(),
+                client.home.is_some() || client.will.is_some(),
                 "{id:?} is kept for nothing"
             );
             if let Some(due) = next_due(client) {

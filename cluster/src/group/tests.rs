@@ -187,7 +187,7 @@ fn takeover_names_the_former_owner_and_fences_its_epoch() {
     );
     rig.close(A, old.epoch, false);
     assert_eq!(
-        rig.state.client(b"c").unwrap().owner,
+        rig.state.client(b"c").unwrap().owner(),
         Some(B),
         "an old epoch changes nothing"
     );

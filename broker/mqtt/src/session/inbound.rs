@@ -65,7 +65,7 @@ pub struct Inbound {
     version: Version,
     /// Publishes of this connection not acknowledged yet, in order: acknowledgements leave in the
     /// order in which their publishes came.
-    acks: VecDeque<Ack>,
+    acks: Rare<VecDeque<Ack>>,
     /// The sequence of the first of `acks`.
     first: u64,
     /// The sequence with which this connection began.
@@ -110,7 +110,7 @@ impl Inbound {
         Self {
             config,
             version: Version::V5,
-            acks: VecDeque::new(),
+            acks: Rare::new(),
             first: 0,
             connection_first: 0,
             begun: Rare::new(),
@@ -128,12 +128,12 @@ impl Inbound {
     /// Whether the caller should read no more until acknowledgements have left. It bounds what is
     /// kept for clients that know no receive maximum, or repeat themselves.
     pub fn is_full(&self) -> bool {
-        self.acks.len() > usize::from(self.config.receive_maximum)
+        self.waiting() > usize::from(self.config.receive_maximum)
     }
 
     /// Whether every publish of this connection was acknowledged.
     pub fn is_settled(&self) -> bool {
-        self.acks.is_empty()
+        self.waiting() == 0
     }
 
     /// QoS 2 ids between PUBLISH and PUBREL.
@@ -150,9 +150,9 @@ impl Inbound {
     /// The connection is over: what it had not acknowledged is not acknowledged any more, and its
     /// aliases are forgotten [MQTT-3.3.2-7]. Begun QoS 2 ids stay.
     pub fn disconnect(&mut self) {
-        self.first += self.acks.len() as u64;
+        self.first += self.waiting() as u64;
         self.connection_first = self.first;
-        self.acks = VecDeque::new();
+        self.acks.clear();
         self.aliases.clear();
         self.outstanding = 0;
     }
@@ -179,7 +179,7 @@ impl Inbound {
             self.check_receive_maximum(begin)?;
             self.outstanding += 1;
         }
-        let sequence = self.first + self.acks.len() as u64;
+        let sequence = self.first + self.waiting() as u64;
         if qos == QoS::ExactlyOnce && counted == Counted::Yes {
             let is_settled = begin == Begin::Duplicate;
             self.begun.made().insert(
@@ -190,7 +190,7 @@ impl Inbound {
                 },
             );
         }
-        self.acks.push_back(Ack {
+        self.acks.made().push_back(Ack {
             id,
             qos,
             counted,
@@ -204,7 +204,7 @@ impl Inbound {
     pub fn complete(&mut self, ticket: Ticket, reason: ReasonCode) {
         let is_freed = self.settle(ticket, reason);
         let place = ticket.sequence.checked_sub(self.first);
-        let Some(ack) = place.and_then(|place| self.acks.get_mut(place as usize)) else {
+        let Some(ack) = place.and_then(|place| self.acks.get_mut()?.get_mut(place as usize)) else {
             return;
         };
         debug_assert!(
@@ -220,8 +220,12 @@ impl Inbound {
 
     /// The next acknowledgement to send, in the order of the publishes.
     pub fn poll_ack(&mut self) -> Option<AckOut> {
-        let reason = self.acks.front()?.reason?;
-        let ack = self.acks.pop_front()?;
+        let acks = self.acks.get_mut()?;
+        let reason = acks.front()?.reason?;
+        let ack = acks.pop_front()?;
+        if acks.is_empty() && acks.capacity() > IDLE_CAPACITY {
+            self.acks.clear();
+        }
         self.first += 1;
         let kind = match ack.qos {
             QoS::ExactlyOnce => AckKind::PubRec,
@@ -229,9 +233,6 @@ impl Inbound {
         };
         if ack.counted == Counted::Yes {
             self.outstanding -= 1;
-        }
-        if self.acks.is_empty() && self.acks.capacity() > IDLE_CAPACITY {
-            self.acks = VecDeque::new();
         }
         Some(AckOut {
             id: ack.id,
@@ -288,7 +289,8 @@ impl Inbound {
     /// Asserts what must hold between calls. Linear; for tests.
     pub fn check_invariants(&self) {
         let refused = |ack: &Ack| ack.reason.is_some_and(ReasonCode::is_error);
-        let unacknowledged = self.acks.iter().filter(|ack| {
+        let acks = self.acks.get().into_iter().flatten();
+        let unacknowledged = acks.filter(|ack| {
             ack.counted == Counted::Yes && (ack.qos == QoS::AtLeastOnce || refused(ack))
         });
         let begun = self
@@ -304,6 +306,11 @@ impl Inbound {
         if self.version == Version::V5 {
             assert!(self.outstanding() <= usize::from(self.config.receive_maximum));
         }
+    }
+
+    /// Publishes of this connection that are not acknowledged.
+    fn waiting(&self) -> usize {
+        self.acks.get().map_or(0, VecDeque::len)
     }
 
     /// Records how the routing of a QoS 2 PUBLISH ended, and says whether that freed its id.

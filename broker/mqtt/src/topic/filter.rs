@@ -11,6 +11,12 @@ use crate::text::ByteStr;
 pub struct TopicFilter(ByteStr);
 
 impl TopicFilter {
+    /// The same filter in a buffer of its own; see [`ByteStr::compact`].
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        Self(self.0.compact())
+    }
+
     /// Takes a text that is valid MQTT text already. A `$share/...` text is parsed by
     /// [`super::SubscriptionFilter`]; here it would be an ordinary filter.
     pub fn parse(text: ByteStr) -> Result<Self, TopicError> {

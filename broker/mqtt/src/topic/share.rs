@@ -69,6 +69,15 @@ impl SubscriptionFilter {
             filter,
         })
     }
+
+    /// The same filter in buffers of its own; see [`ByteStr::compact`].
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        Self {
+            share: self.share.as_ref().map(|name| ShareName(name.0.compact())),
+            filter: self.filter.compact(),
+        }
+    }
 }
 
 impl From<TopicFilter> for SubscriptionFilter {
