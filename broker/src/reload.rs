@@ -16,9 +16,6 @@ use crate::connection::Shared;
 use crate::log;
 use crate::session::Wake;
 
-/// Keys that a reload puts in force.
-const RELOADED: [&str; 1] = ["log.level"];
-
 /// Puts in force what was read.
 pub type Apply = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
@@ -28,6 +25,8 @@ pub type Read = Box<dyn Fn(Option<&Config>) -> Result<Apply, String> + Send + Sy
 /// Something that can be read again.
 pub struct Part {
     name: &'static str,
+    /// The keys of the configuration that it puts in force: one by name, or all that begin with it when it ends with a dot.
+    keys: &'static str,
     read: Read,
 }
 
@@ -48,8 +47,20 @@ impl Part {
         name: &'static str,
         read: impl Fn(Option<&Config>) -> Result<Apply, String> + Send + Sync + 'static,
     ) -> Self {
-        let read = Box::new(read);
-        Self { name, read }
+        Self {
+            name,
+            keys: "",
+            read: Box::new(read),
+        }
+    }
+
+    /// The same part, which puts these keys of the configuration in force.
+    pub fn with_keys(self, keys: &'static str) -> Self {
+        Self { keys, ..self }
+    }
+
+    fn puts_in_force(&self, key: &str) -> bool {
+        key == self.keys || self.keys.ends_with('.') && key.starts_with(self.keys)
     }
 
     /// A part that reads and checks all it needs before it changes anything, in one step.
@@ -135,9 +146,11 @@ impl Reloader {
         let keys = then
             .keys()
             .chain(now.keys().filter(|key| !then.contains_key(*key)));
-        keys.filter(|key| then.get(*key) != now.get(*key) && !RELOADED.contains(&key.as_str()))
-            .cloned()
-            .collect()
+        let stays = |key: &&String| {
+            let mut parts = self.parts.iter();
+            then.get(*key) != now.get(*key) && !parts.any(|part| part.puts_in_force(key))
+        };
+        keys.filter(stays).cloned().collect()
     }
 }
 
@@ -150,6 +163,7 @@ fn log_level(log: log::Handle) -> Part {
             log.set_level(&level).map_err(|error| error.to_string())
         }))
     })
+    .with_keys("log.level")
 }
 
 /// Users. Clients whose user is gone are closed (0x87); others stay, also when their password changed.

@@ -207,11 +207,11 @@ impl Arrival {
                 AuthError::NotAuthorized => ReasonCode::NotAuthorized,
                 AuthError::Unavailable => ReasonCode::ServerUnavailable,
             })?;
-        let subject = Arc::new(Subject {
-            username: identity.username,
-            client: client.clone(),
-            ip: Some(self.peer.ip()),
-        });
+        let subject = Arc::new(Subject::new(
+            identity.username,
+            client.clone(),
+            Some(self.peer.ip()),
+        ));
         access::check_will(shared, &subject, &connect)?;
         let expiry_s = match connect.version {
             Version::V5 => {

@@ -72,11 +72,7 @@ mod tests {
             inbound: Default::default(),
         };
         let session = Session::new("c".try_into().unwrap(), &limits);
-        session.set_subject(Arc::new(Subject {
-            username: None,
-            client: "c".try_into().unwrap(),
-            ip: None,
-        }));
+        session.set_subject(Arc::new(Subject::new(None, "c".try_into().unwrap(), None)));
         session
     }
 

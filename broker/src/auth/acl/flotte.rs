@@ -319,11 +319,7 @@ mod tests {
         let rules = parse("[[rule]]\neffect = \"deny\"\nuser = \"\"\n").unwrap();
         let rules = Rules::new(rules, Effect::Allow, Wide::Refused);
         let may = |username: Option<&str>| {
-            let who = Subject {
-                username: username.map(Into::into),
-                client: "c".try_into().unwrap(),
-                ip: None,
-            };
+            let who = Subject::new(username.map(Into::into), "c".try_into().unwrap(), None);
             rules.may_publish(&who, &"x".try_into().unwrap(), QoS::AtMostOnce, false)
         };
         assert!(may(Some("ann")) && !may(None));

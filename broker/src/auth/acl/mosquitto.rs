@@ -133,11 +133,7 @@ mod tests {
     }
 
     fn who(username: Option<&str>, client: &str) -> Subject {
-        Subject {
-            username: username.map(Into::into),
-            client: client.try_into().unwrap(),
-            ip: None,
-        }
+        Subject::new(username.map(Into::into), client.try_into().unwrap(), None)
     }
 
     fn reads(rules: &Rules, who: &Subject, topic: &str) -> bool {

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use flotte_mqtt::topic::{TopicError, TopicFilter, TopicName};
 
-use super::subject::Subject;
+use super::subject::{Subject, Traits};
 use crate::config::acl::Effect;
 
 /// A filter as it stands in the file.
@@ -22,7 +22,10 @@ pub struct Pattern {
 
 /// A filter for one client.
 #[derive(Debug)]
-pub struct Filled<'a>(Cow<'a, [Level]>);
+pub struct Filled<'a> {
+    levels: Cow<'a, [Level]>,
+    subject: &'a Subject,
+}
 
 /// How a filter lies to the filter of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,47 +92,71 @@ impl Pattern {
     }
 
     /// The filter for one client; none where it has no effect.
-    pub fn filled(&self, subject: &Subject, effect: Effect) -> Option<Filled<'_>> {
-        if !self.is_template {
-            return Some(Filled(Cow::Borrowed(&self.levels)));
+    pub fn filled<'a>(&'a self, subject: &'a Subject, effect: Effect) -> Option<Filled<'a>> {
+        let mut levels = Cow::Borrowed(&*self.levels);
+        if self.is_template {
+            let mut spans_levels = false;
+            for (at, level) in self.levels.iter().enumerate() {
+                if let Level::Template(pieces) = level {
+                    spans_levels |= check(pieces, subject, effect, at == 0)?;
+                }
+            }
+            if spans_levels {
+                levels = Cow::Owned(self.spelled_out(subject));
+            }
         }
+        Some(Filled { levels, subject })
+    }
+
+    /// Its levels where values have slashes in them.
+    fn spelled_out(&self, subject: &Subject) -> Vec<Level> {
         let mut levels = Vec::with_capacity(self.levels.len());
-        for (at, level) in self.levels.iter().enumerate() {
+        for level in &self.levels {
             let Level::Template(pieces) = level else {
                 levels.push(level.clone());
                 continue;
             };
-            let text = fill(pieces, subject)?;
-            if text.contains(['+', '#']) {
-                // No name of a topic has them.
-                return None;
-            }
-            let widens = text.contains('/') || at == 0 && takes_dollar(pieces, &text);
-            if effect == Effect::Allow && widens {
-                return None;
-            }
+            let values = pieces.iter().filter_map(|piece| piece.value(subject));
+            let text: String = values.map(|(text, _)| text).collect();
             levels.extend(text.split('/').map(|level| Level::Text(level.into())));
         }
-        Some(Filled(Cow::Owned(levels)))
+        levels
     }
 }
 
-/// The text of a level; none where a client without a user name lacks one.
-fn fill(pieces: &[Piece], subject: &Subject) -> Option<String> {
-    let mut text = String::new();
+/// Whether the values of a level span several levels; none where they leave the filter without effect. Takes no look at the
+/// values themselves, as a client may make them long.
+fn check(pieces: &[Piece], subject: &Subject, effect: Effect, is_first: bool) -> Option<bool> {
+    let mut slash = false;
     for piece in pieces {
-        text.push_str(match piece {
-            Piece::Text(piece) => piece,
-            Piece::User => subject.username.as_deref()?,
-            Piece::Client => subject.client.as_str(),
-        });
+        // A client without a user name lacks one.
+        let (_, traits) = piece.value(subject)?;
+        if traits.wildcard {
+            return None;
+        }
+        slash |= traits.slash;
     }
-    Some(text)
+    let takes_dollar = is_first
+        && match pieces.first() {
+            Some(Piece::Text(_)) | None => false,
+            Some(value) => value
+                .value(subject)
+                .is_some_and(|(text, _)| text.is_empty() || text.starts_with('$')),
+        };
+    if effect == Effect::Allow && (slash || takes_dollar) {
+        return None;
+    }
+    Some(slash)
 }
 
-/// Whether it is what a client is called that makes this a topic of the broker's own.
-fn takes_dollar(pieces: &[Piece], text: &str) -> bool {
-    text.starts_with('$') && !matches!(pieces.first(), Some(Piece::Text(_)))
+impl Piece {
+    fn value<'a>(&'a self, subject: &'a Subject) -> Option<(&'a str, Traits)> {
+        match self {
+            Self::Text(text) => Some((text, Traits::default())),
+            Self::User => subject.user_value(),
+            Self::Client => Some(subject.client_value()),
+        }
+    }
 }
 
 impl Filled<'_> {
@@ -140,11 +167,11 @@ impl Filled<'_> {
             return false;
         }
         let mut theirs = name.levels();
-        for level in self.0.iter() {
+        for level in self.levels.iter() {
             match (level, theirs.next()) {
                 (Level::Rest, _) => return true,
                 (Level::One, Some(_)) => {}
-                (Level::Text(text), Some(their)) if **text == *their => {}
+                (level, Some(their)) if self.is_text(level, their) => {}
                 _ => return false,
             }
         }
@@ -168,16 +195,16 @@ impl Filled<'_> {
             return false;
         }
         // Every name has a first level.
-        if filter.as_str() == "#" && matches!(*self.0, [Level::One, Level::Rest]) {
+        if filter.as_str() == "#" && matches!(*self.levels, [Level::One, Level::Rest]) {
             return true;
         }
         let mut theirs = filter.levels();
-        for level in self.0.iter() {
+        for level in self.levels.iter() {
             match (level, theirs.next()) {
                 // With its parent.
                 (Level::Rest, _) => return true,
                 (Level::One, Some(their)) if their != "#" => {}
-                (Level::Text(text), Some(their)) if **text == *their => {}
+                (level, Some(their)) if self.is_text(level, their) => {}
                 _ => return false,
             }
         }
@@ -186,26 +213,53 @@ impl Filled<'_> {
 
     fn overlaps(&self, filter: &TopicFilter) -> bool {
         let their_wildcard = filter.as_str().starts_with(['+', '#']);
-        let our_dollar = matches!(self.0.first(), Some(Level::Text(text)) if text.starts_with('$'));
+        let our_dollar = self.starts_with_dollar();
         // [MQTT-4.7.2-1]
         if our_dollar && their_wildcard
             || filter.as_str().starts_with('$') && self.starts_with_wildcard()
         {
             return false;
         }
-        let (mut ours, mut theirs) = (self.0.iter(), filter.levels());
+        let (mut ours, mut theirs) = (self.levels.iter(), filter.levels());
         loop {
             match (ours.next(), theirs.next()) {
                 (Some(Level::Rest), _) | (_, Some("#")) | (None, None) => return true,
                 (Some(Level::One), Some(_)) | (Some(_), Some("+")) => {}
-                (Some(Level::Text(text)), Some(their)) if **text == *their => {}
+                (Some(level), Some(their)) if self.is_text(level, their) => {}
                 _ => return false,
             }
         }
     }
 
+    /// Whether a level is this text, which is no wildcard.
+    fn is_text(&self, level: &Level, their: &str) -> bool {
+        match level {
+            Level::One | Level::Rest => false,
+            Level::Text(text) => **text == *their,
+            Level::Template(pieces) => {
+                let rest = pieces.iter().try_fold(their, |rest, piece| {
+                    rest.strip_prefix(piece.value(self.subject)?.0)
+                });
+                rest == Some("")
+            }
+        }
+    }
+
+    fn starts_with_dollar(&self) -> bool {
+        match self.levels.first() {
+            Some(Level::Text(text)) => text.starts_with('$'),
+            Some(Level::Template(pieces)) => {
+                let mut values = pieces.iter().filter_map(|piece| piece.value(self.subject));
+                values
+                    .find(|(text, _)| !text.is_empty())
+                    .is_some_and(|(text, _)| text.starts_with('$'))
+            }
+            Some(Level::One | Level::Rest) | None => false,
+        }
+    }
+
     fn starts_with_wildcard(&self) -> bool {
-        matches!(self.0.first(), Some(Level::One | Level::Rest))
+        matches!(self.levels.first(), Some(Level::One | Level::Rest))
     }
 }
 
@@ -259,11 +313,7 @@ mod tests {
     use super::*;
 
     fn named(username: Option<&str>, client: &str) -> Subject {
-        Subject {
-            username: username.map(Into::into),
-            client: client.try_into().unwrap(),
-            ip: None,
-        }
+        Subject::new(username.map(Into::into), client.try_into().unwrap(), None)
     }
 
     fn matches(pattern: &str, subject: &Subject, effect: Effect, name: &str) -> bool {
@@ -401,6 +451,40 @@ mod tests {
             names.extend(valid.map(|name| TopicName::try_from(name.as_str()).unwrap()));
         }
         names
+    }
+
+    /// What the head of this module says, by text: the filter with the name put in, where it may be put in.
+    fn naive(pattern: &str, client: &str, effect: Effect) -> Option<Pattern> {
+        let odd = client.contains(['+', '#'])
+            || effect == Effect::Allow
+                && (client.contains('/') || pattern.starts_with("%c") && client.starts_with('$'));
+        (!odd).then(|| Pattern::literal(&pattern.replace("%c", client)).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn filled_filters_are_those_with_the_name_put_in(
+            pattern in prop_oneof![
+                Just("%c"), Just("%c/#"), Just("a/%c/+"), Just("+/x%c"), Just("a%ca/%c"), Just("$%c")
+            ],
+            client in "[ab/+#$]{1,4}",
+            name in "[ab$x]{1,3}(/[ab$]{0,3}){0,3}",
+            other in filter(),
+            deny in any::<bool>(),
+        ) {
+            let effect = if deny { Effect::Deny } else { Effect::Allow };
+            let (parsed, subject) = (Pattern::parse(pattern).unwrap(), named(None, &client));
+            let nobody = named(None, "x");
+            let filled = parsed.filled(&subject, effect);
+            let plain = naive(pattern, &client, effect);
+            prop_assert_eq!(filled.is_some(), plain.is_some());
+            let (Some(filled), Some(plain)) = (filled, plain) else { return Ok(()) };
+            let plain = plain.filled(&nobody, effect).unwrap();
+            let name = TopicName::try_from(name.as_str()).unwrap();
+            prop_assert_eq!(filled.matches(&name), plain.matches(&name));
+            let other = TopicFilter::try_from(other.as_str()).unwrap();
+            prop_assert_eq!(filled.relation(&other), plain.relation(&other), "{}", other);
+        }
     }
 
     #[test]

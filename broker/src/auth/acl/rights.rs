@@ -86,11 +86,7 @@ mod tests {
             ..Default::default()
         };
         let acl = Acl::new(&config).unwrap();
-        let mut rights = Rights::new(Arc::new(Subject {
-            username: None,
-            client: "c".try_into().unwrap(),
-            ip: None,
-        }));
+        let mut rights = Rights::new(Arc::new(Subject::new(None, "c".try_into().unwrap(), None)));
         let (a, b) = ("a".try_into().unwrap(), "b".try_into().unwrap());
         for _ in 0..2 {
             assert!(rights.may_publish(&acl, &a, QoS::AtMostOnce, true));
@@ -110,11 +106,7 @@ mod tests {
             ..Default::default()
         };
         let acl = Acl::new(&config).unwrap();
-        let mut rights = Rights::new(Arc::new(Subject {
-            username: None,
-            client: "c".try_into().unwrap(),
-            ip: None,
-        }));
+        let mut rights = Rights::new(Arc::new(Subject::new(None, "c".try_into().unwrap(), None)));
         for number in 0..1_000 {
             let topic = format!("a/{number}").as_str().try_into().unwrap();
             assert!(!rights.may_publish(&acl, &topic, QoS::AtMostOnce, false));

@@ -184,22 +184,25 @@ impl Rules {
 
     /// The rules for a client, in their order.
     fn of<'a>(&'a self, who: &'a Subject) -> impl Iterator<Item = &'a Rule> {
-        let of_user = who
-            .username
-            .as_deref()
-            .and_then(|name| self.by_user.get(name));
+        let places = who.meant_by(self.generation, || self.places_of(who));
+        places
+            .into_iter()
+            .filter_map(|at| self.rules.get(at as usize))
+    }
+
+    fn places_of(&self, who: &Subject) -> SmallVec<[u32; 16]> {
+        let username = who.username.as_deref();
+        let of_user = username.and_then(|name| self.by_user.get(name));
         let of_client = self.by_client.get(who.client.as_str());
-        let places = [Some(&self.others), of_user, of_client]
-            .into_iter()
-            .flatten();
-        let mut places: SmallVec<[u32; 16]> = places.flatten().copied().collect();
-        if of_user.is_some() || of_client.is_some() {
-            places.sort_unstable();
-        }
-        let rules = places
-            .into_iter()
-            .filter_map(|at| self.rules.get(at as usize));
-        rules.filter(move |rule| rule.who.includes(who))
+        let places = [Some(&self.others), of_user, of_client];
+        let places = places.into_iter().flatten().flatten().copied();
+        let means = |at: &u32| {
+            let rule = self.rules.get(*at as usize);
+            rule.is_some_and(|rule| rule.who.includes(who))
+        };
+        let mut places: SmallVec<[u32; 16]> = places.filter(means).collect();
+        places.sort_unstable();
+        places
     }
 }
 

@@ -5,16 +5,42 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use flotte_mqtt::ClientId;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 /// A client, as rules see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Subject {
     /// Proven; an anonymous client has none, whatever it says.
     pub username: Option<Arc<str>>,
     pub client: ClientId,
     /// Where it comes from; none over a unix socket.
     pub ip: Option<IpAddr>,
+    user_traits: Traits,
+    client_traits: Traits,
+    /// Which rules mean it; the first few are worth remembering, as a client may make its name long and ask often.
+    meant: Mutex<Meant>,
 }
+
+/// What of a name matters where it stands for `%u` or `%c`; looked at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Traits {
+    /// It has a `/`.
+    pub slash: bool,
+    /// It has a `+` or a `#`: no name of a topic has.
+    pub wildcard: bool,
+}
+
+/// The places of the rules that mean a client.
+#[derive(Debug, Default)]
+struct Meant {
+    /// Of the rules; 0 = none are remembered.
+    generation: u32,
+    places: Option<Arc<[u32]>>,
+}
+
+/// Rules that mean one client and are remembered for it; where there are more, they are looked for each time.
+const MEANT_MAX: usize = 64;
 
 /// Whom a rule means: all that is given has to fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +88,68 @@ pub struct Network {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("allowed is an IP address, or a network as 10.0.0.0/8 or fd00::/8")]
 pub struct NoNetwork;
+
+impl Subject {
+    pub fn new(username: Option<Arc<str>>, client: ClientId, ip: Option<IpAddr>) -> Self {
+        let user_traits = username.as_deref().map(Traits::of).unwrap_or_default();
+        Self {
+            user_traits,
+            client_traits: Traits::of(client.as_str()),
+            username,
+            client,
+            ip,
+            meant: Mutex::default(),
+        }
+    }
+
+    /// The user name, if there is one, for a topic.
+    pub(super) fn user_value(&self) -> Option<(&str, Traits)> {
+        Some((self.username.as_deref()?, self.user_traits))
+    }
+
+    /// The client identifier, for a topic.
+    pub(super) fn client_value(&self) -> (&str, Traits) {
+        (self.client.as_str(), self.client_traits)
+    }
+
+    /// The places of the rules that mean it, from memory where those are the rules of this generation.
+    pub(super) fn meant_by(
+        &self,
+        generation: u32,
+        find: impl FnOnce() -> SmallVec<[u32; 16]>,
+    ) -> SmallVec<[u32; 16]> {
+        let meant = self.meant.lock();
+        if let Some(places) = &meant.places
+            && meant.generation == generation
+        {
+            return SmallVec::from_slice(places);
+        }
+        drop(meant);
+        let places = find();
+        if generation != 0 && places.len() <= MEANT_MAX {
+            *self.meant.lock() = Meant {
+                generation,
+                places: Some(places.as_slice().into()),
+            };
+        }
+        places
+    }
+}
+
+impl PartialEq for Subject {
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username && self.client == other.client && self.ip == other.ip
+    }
+}
+
+impl Traits {
+    fn of(name: &str) -> Self {
+        Self {
+            slash: name.contains('/'),
+            wildcard: name.contains(['+', '#']),
+        }
+    }
+}
 
 impl Who {
     /// Whether a client is meant.
@@ -286,10 +374,9 @@ mod tests {
 
     #[test]
     fn all_that_is_given_has_to_fit() {
-        let subject = |username: Option<&str>, client: &str, ip: Option<&str>| Subject {
-            username: username.map(Into::into),
-            client: client.try_into().unwrap(),
-            ip: ip.map(|ip| ip.parse().unwrap()),
+        let subject = |username: Option<&str>, client: &str, ip: Option<&str>| {
+            let ip = ip.map(|ip| ip.parse().unwrap());
+            Subject::new(username.map(Into::into), client.try_into().unwrap(), ip)
         };
         let who = Who {
             user: Some(User::Named(Glob::new("ann*"))),

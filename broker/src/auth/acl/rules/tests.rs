@@ -8,11 +8,11 @@ use super::*;
 use crate::auth::acl::subject::Glob;
 
 fn subject(username: Option<&str>, client: &str) -> Subject {
-    Subject {
-        username: username.map(Into::into),
-        client: client.try_into().unwrap(),
-        ip: Some("127.0.0.1".parse().unwrap()),
-    }
+    Subject::new(
+        username.map(Into::into),
+        client.try_into().unwrap(),
+        Some("127.0.0.1".parse().unwrap()),
+    )
 }
 
 fn rule(effect: Effect, action: Action, topics: &[&str]) -> Rule {
@@ -115,6 +115,25 @@ fn a_wide_subscription_is_narrowed_where_that_is_the_way() {
         );
         assert_eq!(granted(&rules, &who, "a/secret"), None);
         assert_eq!(granted(&rules, &who, "a/x"), Some(Granted::Whole));
+    }
+}
+
+#[test]
+fn what_a_client_remembers_of_rules_is_of_those_rules_only() {
+    let every = |user: &str| of_user(user, rule(Allow, All, &["#"]));
+    let many = (0..200).map(|_| every("ann")).collect();
+    let who = subject(Some("ann"), "c");
+    for (generation, rules, allowed) in [
+        (1, vec![every("ann")], true),
+        (2, vec![every("bob")], false),
+        (3, many, true),
+        (4, vec![every("a*")], true),
+        (5, vec![], false),
+    ] {
+        let rules = Rules::new(rules, Deny, Wide::Refused).numbered(generation);
+        for _ in 0..2 {
+            assert_eq!(publishes(&rules, &who, "x"), allowed, "{generation}");
+        }
     }
 }
 
