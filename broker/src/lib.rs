@@ -13,3 +13,4 @@ pub mod node;
 pub mod reload;
 pub mod router;
 pub mod session;
+pub mod sys;

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::connection::{Shared, retain_command};
+use crate::connection::{RetainRefusal, Shared, retain_command};
+use crate::metrics::Count;
 use crate::router::{Notify, Outgoing, Placing};
 use crate::session::{Wake, flush_dirty, now_ms};
 
@@ -78,6 +79,7 @@ impl Local for LocalClients {
         }
         if let Some(done) = session.close(Wake::TAKEN_OVER, done) {
             if kick.session {
+                Count::SESSIONS_EXPIRED.add(1);
                 shared.end_session(&session);
             }
             done();
@@ -111,7 +113,8 @@ async fn publish_will(
     wills: &Mutex<WillKeys>,
 ) -> bool {
     if message.retain {
-        match shared.cluster().retain(retain_command(&message)).await {
+        let retain = retain_command(&message, RetainRefusal::Untold);
+        match shared.cluster().retain(retain).await {
             Ok((index, RetainResult::Stored | RetainResult::Deleted)) => {
                 message.retain_index = index
             }

@@ -1,8 +1,10 @@
 //! One node, put together: storage and cluster, router, workers, listeners, admin port; and taken apart in order.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotte_cluster::config::RetainedLimits;
 use flotte_cluster::handle::{self, Cluster, StartError};
 use flotte_cluster::journal::JournalError;
 use flotte_cluster::store::StoreError;
@@ -23,6 +25,7 @@ use crate::local::LocalClients;
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::{Limits, Wake};
+use crate::sys::Sys;
 use crate::{config, log, metrics};
 
 /// Threads for consensus, links and the admin port.
@@ -104,6 +107,7 @@ async fn serve(
             }
         }
     }
+    tokio::spawn(metrics::keep_up(recorder.clone()));
     let shutdown = CancellationToken::new();
     let local = Arc::new(LocalClients::default());
     let cluster =
@@ -112,15 +116,25 @@ async fn serve(
             Err(e) => return refused_start(&e),
         };
     let shared = Arc::new(Shared {
-        router: Router::new(cluster.clone(), acl),
+        router: Router::new(
+            cluster.clone(),
+            acl,
+            NonZeroU32::new(config.retained.delivery_rate),
+        ),
         registry: Default::default(),
         limits: limits(&config),
         auth,
         connections: Default::default(),
+        connections_most: Default::default(),
         closing: Default::default(),
         config,
     });
     local.set(Arc::clone(&shared));
+    if let Some(sys) = Sys::new(&shared.config.sys, &shared) {
+        shared.router.set_sys(Arc::clone(&sys));
+        let ended = shutdown.clone();
+        tokio::spawn(async move { ended.run_until_cancelled(sys.run()).await });
+    }
     let reloader = Reloader::new(&shared, (sources, loaded.effective), log, Vec::new());
     let admin = match Admin::bind(&shared.config.admin).await {
         Ok(admin) => admin,
@@ -333,7 +347,13 @@ fn cluster_config(config: &Config) -> handle::Config {
         session_groups: u32::from(cluster.session_groups_of_a_new_cluster()),
         replication_factor: u32::from(cluster.replication_factor),
         node_down_after: Duration::from_millis(u64::from(cluster.node_down_after_ms)),
-        retained_messages_max: config.retained.max_messages,
-        retained_bytes_max: 0,
+        retained: RetainedLimits {
+            messages_max: config.retained.max_messages,
+            bytes_max: config.retained.max_bytes.map_or(0, |size| size.value()),
+        },
+        retained_payload_max: config
+            .retained
+            .max_payload
+            .map_or(usize::MAX, |size| size.as_usize()),
     }
 }

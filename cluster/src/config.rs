@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::meta::RetainedLimits;
+
 /// Longest election timeout of the meta group, in ms.
 pub const META_ELECTION_MS_MAX: u64 = 600;
 
@@ -31,10 +33,10 @@ pub struct Config {
     pub replication_factor: u32,
     /// T: after this long without a sign a node is Down.
     pub node_down_after: Duration,
-    /// Retained messages of a cluster that this node founds; 0 = no limit.
-    pub retained_messages_max: u64,
-    /// Their bytes; 0 = no limit.
-    pub retained_bytes_max: u64,
+    /// What clients of this node may add to.
+    pub retained: RetainedLimits,
+    /// The largest payload that they may have retained, in bytes.
+    pub retained_payload_max: usize,
 }
 
 impl Config {

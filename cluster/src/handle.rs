@@ -19,6 +19,9 @@ pub use crate::group::FiredWill;
 pub use crate::raft::Role;
 pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
 
+/// Retained payloads above this do not go through consensus in one piece, and not in several yet.
+const RETAINED_BYTES_MAX: usize = 4 << 20;
+
 /// How the cluster acts on the clients of this node. Calls must not block.
 pub trait Local: Send + Sync + 'static {
     /// Puts a publish from another node into the outbound queues here. Says whether each share pick found a member.
@@ -221,8 +224,8 @@ impl Cluster {
             .map_err(|_| Refused::TimedOut)?
     }
 
-    /// Proposes a retained message, in order of the calls. Resolves once it is applied on this node, to its meta index
-    /// and what became of it.
+    /// Proposes a retained message under the limits of this node, in order of the calls. Resolves once it is applied on
+    /// this node, to its meta index and what became of it; a payload that is too large is refused at once.
     pub fn retain(
         &self,
         retain: Retain,
@@ -230,6 +233,31 @@ impl Cluster {
         let Some(life) = self.node.life() else {
             return Box::pin(async { Err(Refused::NotServing) });
         };
+        let config = self.node.config();
+        let mut retain = Retain {
+            messages_max: config.retained.messages_max,
+            bytes_max: config.retained.bytes_max,
+            ..retain
+        };
+        if let Some(message) = &mut retain.message
+            && message.payload.len() > config.retained_payload_max.min(RETAINED_BYTES_MAX)
+        {
+            if !retain.evict {
+                return Box::pin(async { Ok((0, retain_reply::Result::Quota)) });
+            }
+            // What was retained before goes, and nothing takes its place.
+            message.payload.clear();
+            let deleted = self.propose_retain(&life, retain);
+            return Box::pin(async move { Ok((deleted.await?.0, retain_reply::Result::Quota)) });
+        }
+        self.propose_retain(&life, retain)
+    }
+
+    fn propose_retain(
+        &self,
+        life: &Life,
+        retain: Retain,
+    ) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
         let reply = life.propose_meta(flotte_proto::meta_command::Command::Retain(retain));
         let node = Arc::clone(&self.node);
         Box::pin(async move {
@@ -248,18 +276,24 @@ impl Cluster {
         Ok(index)
     }
 
-    /// Visits retained messages that match a filter, in order, up to `limit`, from after a topic. Returns where to go on.
+    /// Visits retained messages that match a filter and have not expired, each with what is left of its life in ms (none =
+    /// it stays), in order, up to `limit`, from after a topic. Returns where to go on.
     pub fn retained_page(
         &self,
         filter: &TopicFilter,
         after: Option<&str>,
         limit: usize,
-        visit: &mut dyn FnMut(&str, &Retained),
+        visit: &mut dyn FnMut(&Retained, Option<u64>),
     ) -> Option<String> {
-        self.node
-            .meta()
-            .read()
+        let meta = self.node.meta();
+        let now = meta.time().now_ms();
+        let visit = |_: &str, retained: &Retained| match retained.left_ms(now) {
+            Some(0) => {}
+            left => visit(retained, left),
+        };
+        meta.read()
             .retained()
+            .tree()
             .page(filter, after, limit, visit)
     }
 

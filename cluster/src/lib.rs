@@ -18,13 +18,16 @@ pub mod proposer;
 pub mod raft;
 pub mod runtime;
 pub mod snapshot;
+pub mod state_time;
 pub mod store;
 pub mod will_keys;
 
 /// The messages between nodes that the broker fills in or reads.
 pub mod wire {
     pub use flotte_proto::retain_reply::Result as RetainResult;
-    pub use flotte_proto::{Close, Forward, Open, Retain, SharePick, Will, WillKey};
+    pub use flotte_proto::{
+        Close, Forward, Open, Retain, RetainedMessage, SharePick, Will, WillKey,
+    };
 
     pub use crate::will_keys::WillKeys;
 }

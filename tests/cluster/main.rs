@@ -11,4 +11,6 @@ mod messages;
 mod minority;
 mod node;
 mod restarts;
+mod retained;
+mod sys;
 mod takeover;

@@ -4,6 +4,7 @@ use flotte_cluster::handle::Role;
 use metrics::gauge;
 
 use crate::connection::Shared;
+use crate::sys::Census;
 
 /// Sets all gauges that nobody keeps up to date otherwise.
 pub(super) fn record(shared: &Shared) {
@@ -36,19 +37,13 @@ pub(super) fn record(shared: &Shared) {
 }
 
 fn sessions(shared: &Shared) {
-    let mut counts = [[0_u64; 2]; 2];
-    let mut queued = 0;
-    for session in shared.registry.all() {
-        let connected = session.client_info().is_some();
-        counts[usize::from(session.is_durable())][usize::from(connected)] += 1;
-        queued += session.output().lock().counts().0;
-    }
+    let census = Census::take(shared);
     for (durable, kind) in [(0, "live"), (1, "durable")] {
         for (connected, state) in [(0, "offline"), (1, "connected")] {
             gauge!("flotte_sessions", "kind" => kind, "state" => state)
-                .set(counts[durable][connected] as f64);
+                .set(census.sessions[durable][connected] as f64);
         }
     }
-    gauge!("flotte_copies_queued").set(queued as f64);
+    gauge!("flotte_copies_queued").set(census.copies as f64);
     gauge!("flotte_subscriptions").set(shared.router.subscription_count() as f64);
 }

@@ -129,7 +129,7 @@ async fn readyz(State(context): State<Context>) -> Response {
 
 async fn metrics(State(context): State<Context>) -> Response {
     gauges::record(&context.shared);
-    let text = context.recorder.render();
+    let text = crate::metrics::render(&context.recorder);
     (
         [(
             header::CONTENT_TYPE,

@@ -1,6 +1,7 @@
 //! `[mqtt]`: what clients may do within the protocol.
 
 use flotte_mqtt::QoS;
+use flotte_mqtt::topic::TopicName;
 
 use super::section::section;
 use super::types::{ShortText, Size};
@@ -11,7 +12,7 @@ choice! {
     DollarTopics {
         /// Its PUBLISH or will to them is refused (0x87).
         Refuse = "refuse",
-        /// Only `$SYS` and `$share` are refused.
+        /// Only those to `$SYS` and `$share` are.
         Allow = "allow",
     }
 }
@@ -77,5 +78,57 @@ section! {
         /// The other servers that a 5.0 client is told of when it is sent away (0x9C), as the standard writes them:
         /// "host" or "host:port", separated by spaces; unset: none.
         server_reference: Option<ShortText> = None;
+    }
+}
+
+impl Config {
+    /// Whether a client's own publish or will to this topic is refused (0x87).
+    pub fn refuses_topic(&self, topic: &TopicName) -> bool {
+        if !topic.starts_with_dollar() {
+            return false;
+        }
+        let first = topic.as_str().split('/').next();
+        match self.dollar_topics {
+            DollarTopics::Refuse => true,
+            DollarTopics::Allow => matches!(first, Some("$SYS" | "$share")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dollar_topics_are_refused_but_for_those_that_may_be_allowed() {
+        let refused = |dollar_topics, topic: &str| {
+            let config = Config {
+                dollar_topics,
+                ..Config::default()
+            };
+            config.refuses_topic(&TopicName::try_from(topic).unwrap())
+        };
+        use DollarTopics::{Allow, Refuse};
+        for topic in [
+            "$",
+            "$x",
+            "$x/y",
+            "$SYS",
+            "$SYS/broker/uptime",
+            "$share/g/t",
+            "$SYSTEM",
+        ] {
+            assert!(refused(Refuse, topic), "{topic}");
+        }
+        for topic in ["$SYS", "$SYS/broker/uptime", "$share", "$share/g/t"] {
+            assert!(refused(Allow, topic), "{topic}");
+        }
+        for topic in ["$", "$x/y", "$SYSTEM", "$sys/x"] {
+            assert!(!refused(Allow, topic), "{topic}");
+        }
+        for mode in [Refuse, Allow] {
+            assert!(!refused(mode, "a/$SYS") && !refused(mode, "/$SYS"));
+        }
     }
 }

@@ -4,17 +4,17 @@ use super::section::section;
 use super::types::Size;
 
 section! {
-    /// The limits of retained messages, which every node holds.
+    /// The limits of retained messages, which every node holds; give all nodes the same. What is beyond is refused with
+    /// 0x97 where a 5.0 client waits for an acknowledgement. Any other such message still goes to its subscribers, and its
+    /// topic retains nothing then.
     "retained" {
-        /// How many there are at most; what is beyond is refused.
+        /// How many there may be for a client of this node to add one.
         max_messages: u64 = 1_000_000, in 1..=1_000_000_000;
-    }
-    later {
-        /// The largest payload that is retained; unset: `mqtt.max_packet_size` is the only limit.
-        "max_payload": Option<Size> = None;
-        /// How many bytes they hold at most; unset: no limit.
-        "max_bytes": Option<Size> = None;
-        /// How many retained messages a second a new subscription gets; 0: as fast as it reads.
-        "delivery_rate": u32 = 0;
+        /// The largest payload that is retained; unset: `mqtt.max_packet_size`, and 4 MiB in any case.
+        max_payload: Option<Size> = None, in 1..=4_194_304;
+        /// How many bytes of topics, properties and payloads they may hold for a client of this node to add to them; unset: no limit.
+        max_bytes: Option<Size> = None, in 1..=1_099_511_627_776;
+        /// How many retained messages a second a new subscription gets; 0: as fast as its client reads.
+        delivery_rate: u32 = 0, in 0..=1_000_000;
     }
 }

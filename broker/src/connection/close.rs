@@ -8,11 +8,12 @@ use flotte_mqtt::codec;
 use flotte_mqtt::packet::Disconnect;
 use flotte_mqtt::property::Property;
 use flotte_mqtt::reason::ReasonCode;
-use flotte_mqtt::{ByteStr, Version};
+use flotte_mqtt::{ByteStr, PacketType, Version};
 use metrics::counter;
 use tracing::debug;
 
 use super::{Connection, End};
+use crate::metrics::Count;
 
 impl Connection {
     /// Ends everything that hung on this connection.
@@ -107,6 +108,7 @@ impl Connection {
         if let (Some(reason), true, Version::V5) = (reason, clean, self.version) {
             let words = self.goodbye(reason, bytes_max);
             // A client whose socket is full does not get them.
+            Count::packets_out(PacketType::Disconnect).add(1);
             let _ = socket.try_write(&words);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use metrics::gauge;
 
 use super::worker::{ListenerInfo, Shared};
+use crate::metrics::Count;
 
 /// Keeps the numbers of connections right, whatever happens.
 pub(super) struct Counted {
@@ -16,7 +17,9 @@ pub(super) struct Counted {
 impl Counted {
     /// Counts one, until this is dropped.
     pub(super) fn new(shared: &Arc<Shared>, listener: &Arc<ListenerInfo>) -> Counted {
-        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let all = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.connections_most.fetch_max(all, Ordering::Relaxed);
+        Count::SOCKETS.add(1);
         let now = listener.connections.fetch_add(1, Ordering::Relaxed) + 1;
         gauge!("flotte_connections", "listener" => listener.config.name.to_string())
             .set(now as f64);

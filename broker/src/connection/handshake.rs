@@ -13,7 +13,7 @@ use flotte_mqtt::property::Properties;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Peer;
 use flotte_mqtt::topic::TopicName;
-use flotte_mqtt::{ByteStr, ClientId, Version};
+use flotte_mqtt::{ByteStr, ClientId, PacketType, Version};
 use metrics::counter;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -25,6 +25,7 @@ use super::worker::{ListenerInfo, Shared};
 use super::{Connection, Deadline, Worker, access, publish, read_some};
 use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
+use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
 /// Lets the client of an accepted socket in, or not.
@@ -137,7 +138,10 @@ impl Arrival {
     ) -> Option<Connect> {
         loop {
             match decoder.decode(buffer) {
-                Ok(Some(Packet::Connect(connect))) => return Some(*connect),
+                Ok(Some(Packet::Connect(connect))) => {
+                    Count::packets_in(PacketType::Connect).add(1);
+                    return Some(*connect);
+                }
                 Ok(Some(_)) => return None,
                 Ok(None) => {}
                 Err(e) => {
@@ -164,7 +168,7 @@ impl Arrival {
                 read = read_some(&mut self.socket, &self.worker) => match read {
                     Ok(0) | Err(_) => return None,
                     Ok(bytes) => {
-                        crate::metrics::bytes_received(bytes);
+                        Count::BYTES_IN.add(bytes as u64);
                         buffer.extend_from_slice(&self.worker.take_read());
                     }
                 },
@@ -298,7 +302,7 @@ impl Arrival {
         {
             return Err(ReasonCode::PayloadFormatInvalid);
         }
-        if topic.starts_with_dollar() {
+        if shared.config.mqtt.refuses_topic(&topic) {
             counter!("flotte_acl_denied_total", "action" => "will").increment(1);
             return Err(ReasonCode::NotAuthorized);
         }
@@ -480,6 +484,7 @@ impl Arrival {
         let encoded = codec::encode(&ConnAck::refused(reason).into(), version, &mut bytes);
         // [MQTT-3.1.2-24]
         if encoded.is_ok() && bytes.len() <= self.packet_bytes_max {
+            Count::packets_out(PacketType::ConnAck).add(1);
             let _ = self.out.try_write(&bytes);
         }
     }

@@ -11,11 +11,12 @@ mod counted;
 mod handshake;
 mod packets;
 mod publish;
+mod samples;
 mod subscribe;
 mod timers;
 mod worker;
 
-pub(crate) use publish::retain_command;
+pub(crate) use publish::{RetainRefusal, retain_command};
 pub use timers::{Deadline, Wheel};
 pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
 
@@ -37,6 +38,7 @@ use tokio_util::io::poll_read_buf;
 use tracing::{Span, debug};
 
 use crate::auth::acl::Rights;
+use crate::metrics::Count;
 use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
 use counted::Counted;
@@ -225,7 +227,7 @@ impl Connection {
         match event {
             Event::Read(Ok(0)) => Err(End::Lost),
             Event::Read(Ok(bytes)) => {
-                crate::metrics::bytes_received(bytes);
+                Count::BYTES_IN.add(bytes as u64);
                 self.last_read_ms = self.worker.wheel.now_ms();
                 let chunk = self.worker.take_read();
                 if self.partial.is_empty() {
@@ -347,6 +349,7 @@ impl Connection {
             mark_dirty(&self.session);
         }
         flush_dirty();
+        self.worker.samples.flushed();
         match step {
             Ok(()) => {
                 self.set_deadline();
@@ -380,9 +383,10 @@ impl Connection {
         }
         if !acks.is_empty() {
             let mut output = self.session.output().lock();
-            let sent = acks
-                .into_iter()
-                .try_for_each(|ack| output.send(&publish::ack_packet(ack)));
+            let sent = acks.into_iter().try_for_each(|ack| {
+                self.worker.samples.acknowledged(&self.session, ack.id);
+                output.send(&publish::ack_packet(ack))
+            });
             if sent.is_err() {
                 // It cannot be told what became of its publishes: it comes back and sends them again.
                 self.signal.raise(Wake::BROKEN);

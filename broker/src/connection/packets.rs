@@ -6,6 +6,7 @@ use flotte_mqtt::session::{Outbound, SessionError};
 
 use super::timers::{self, Since};
 use super::{Connection, End};
+use crate::metrics::Count;
 use crate::session::now_ms;
 
 /// The next look at a connection that waits for nothing.
@@ -13,8 +14,11 @@ const IDLE_MS: u64 = 3_600_000;
 
 impl Connection {
     pub(super) fn handle_packet(&mut self, packet: Packet) -> Result<(), End> {
+        if let Packet::Publish(publish) = packet {
+            return self.handle_publish(publish);
+        }
+        Count::packets_in(packet.packet_type()).add(1);
         match packet {
-            Packet::Publish(publish) => self.handle_publish(publish),
             Packet::PubAck(ack) => self.acknowledge(|out, now, buf| {
                 out.handle_puback(ack.packet_id, ack.reason, now, buf)
             }),

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use ::metrics::counter;
 use flotte_cluster::handle::Refused;
-use flotte_cluster::wire::{Retain, RetainResult};
+use flotte_cluster::wire::{Retain, RetainResult, RetainedMessage};
 use flotte_mqtt::packet::{Packet, PubAck, PubRec, Publish};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{AckKind, AckOut, Begin, Ticket};
@@ -16,12 +16,10 @@ use futures::future::{BoxFuture, FutureExt};
 use tracing::debug;
 
 use super::{Connection, End};
-use crate::config::mqtt::DollarTopics;
+use crate::metrics::Count;
 use crate::router::{Notify, Outgoing, Placing};
 use crate::session::now_ms;
 
-/// Retained payloads above this do not go through consensus in one piece, and not in several yet.
-const RETAINED_BYTES_MAX: usize = 4 << 20;
 /// Publishes that wait before nothing more is read.
 const WAITING_MAX: usize = 64;
 /// The same for their payloads.
@@ -101,9 +99,12 @@ pub(super) fn ack_packet(ack: AckOut) -> Packet {
 
 impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Result<(), End> {
-        crate::metrics::message_received(publish.qos);
+        Count::received(publish.qos).add(1);
+        Count::PAYLOAD_IN.add(publish.payload.len() as u64);
         let topic = self.topic_of(&publish)?;
         self.check_capabilities(&publish, &topic)?;
+        let samples = &self.worker.samples;
+        let timed = samples.arrived(&self.session, publish.qos, publish.packet_id);
         let ticket = match publish.packet_id {
             None => None,
             Some(id) => match self.begin(id, publish.qos)? {
@@ -111,7 +112,7 @@ impl Connection {
                 None => return Ok(()),
             },
         };
-        if topic.starts_with_dollar() && !self.may_use_dollar(&topic) {
+        if self.worker.shared.config.mqtt.refuses_topic(&topic) {
             return self.refuse_publish(ticket);
         }
         if !self.may_publish(&publish, &topic) {
@@ -128,7 +129,10 @@ impl Connection {
         if publish.retain {
             self.retain(message, ticket);
         } else if self.waiting.is_empty() {
-            self.place(message, ticket);
+            let matched = self.place(message, ticket);
+            if let (Some(arrived), true) = (timed, matched) {
+                self.worker.samples.routed(publish.qos, arrived);
+            }
         } else {
             self.waiting.push(Waiting {
                 message: message.compact(),
@@ -199,11 +203,6 @@ impl Connection {
             && is_no_text(publish.properties.payload_format(), &publish.payload)
     }
 
-    fn may_use_dollar(&self, topic: &TopicName) -> bool {
-        self.worker.shared.config.mqtt.dollar_topics == DollarTopics::Allow
-            && (topic.as_str().starts_with("$SYS/") || topic.as_str().starts_with("$share/"))
-    }
-
     fn outgoing(&self, publish: &Publish, topic: TopicName) -> Outgoing {
         let expiry = publish.properties.message_expiry();
         Outgoing {
@@ -221,26 +220,25 @@ impl Connection {
 
     fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
         let message = message.compact();
-        if message.payload.len() > RETAINED_BYTES_MAX {
-            self.waiting.push(Waiting {
-                message,
-                ticket,
-                retain: None,
-                retained: Some(Ok((0, RetainResult::Quota))),
-            });
-            return;
-        }
-        let retain = self
-            .worker
-            .shared
-            .cluster()
-            .retain(retain_command(&message));
+        let refusal = self.refusal_of_retain(ticket);
+        let cluster = self.worker.shared.cluster();
+        let retain = cluster.retain(retain_command(&message, refusal));
         self.waiting.push(Waiting {
             message,
             ticket,
             retain: Some(retain),
             retained: None,
         });
+    }
+
+    /// What a client hears when its message cannot be retained: only the acknowledgements of 5.0 can say so. Any other such
+    /// message goes to its subscribers as one that is not retained does.
+    fn refusal_of_retain(&self, ticket: Option<Ticket>) -> RetainRefusal {
+        if self.version == Version::V5 && ticket.is_some() {
+            RetainRefusal::Told
+        } else {
+            RetainRefusal::Untold
+        }
     }
 
     /// Places those that wait, as far as the first that still has to be retained.
@@ -259,7 +257,7 @@ impl Connection {
                 }
                 Some(Ok((_, RetainResult::Quota))) => {
                     counter!("flotte_retained_refused_total", "reason" => "quota").increment(1);
-                    if self.version == Version::V5 {
+                    if self.refusal_of_retain(ticket) == RetainRefusal::Told {
                         self.complete(ticket, ReasonCode::QuotaExceeded);
                         continue;
                     }
@@ -272,7 +270,8 @@ impl Connection {
         Ok(())
     }
 
-    fn place(&mut self, message: Outgoing, ticket: Option<Ticket>) {
+    /// Says whether it matched anybody.
+    fn place(&mut self, message: Outgoing, ticket: Option<Ticket>) -> bool {
         let router = Arc::clone(&self.worker.shared.router);
         let matched = router.matched_cached(&mut self.matches, &message.topic, &message.publisher);
         // Only other nodes take time.
@@ -300,6 +299,7 @@ impl Connection {
                 );
             }
         }
+        outcome.matched
     }
 
     fn complete(&self, ticket: Option<Ticket>, reason: ReasonCode) {
@@ -323,21 +323,36 @@ fn without_expiry(publish: &Publish) -> flotte_mqtt::property::Properties {
     properties
 }
 
+/// What becomes of a message that the limits of retained messages refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetainRefusal {
+    /// Its publisher is told, and nothing happens.
+    Told,
+    /// It goes to its subscribers; what its topic retained is no longer the last word, and goes.
+    Untold,
+}
+
 /// The command that stores a message as the retained one of its topic.
-pub(crate) fn retain_command(message: &Outgoing) -> Retain {
+pub(crate) fn retain_command(message: &Outgoing, refusal: RetainRefusal) -> Retain {
     let mut properties = bytes::BytesMut::new();
     let encoded = message.properties.encode(&mut properties);
     debug_assert!(
         encoded.is_ok(),
         "properties that were decoded can be encoded"
     );
+    let left = |at: u64| at.saturating_sub(now_ms());
     Retain {
-        topic: message.topic.text().as_bytes().clone(),
-        qos: u32::from(message.qos as u8),
-        properties: properties.freeze(),
-        payload: message.payload.clone(),
-        publisher: message.publisher.as_bytes().clone(),
-        expires_at_ms: message.expires_at_ms.unwrap_or(0),
+        message: Some(RetainedMessage {
+            topic: message.topic.text().as_bytes().clone(),
+            qos: u32::from(message.qos as u8),
+            properties: properties.freeze(),
+            payload: message.payload.clone(),
+            publisher: message.publisher.as_bytes().clone(),
+            expires_at_ms: 0,
+        }),
+        expiry_ms: message.expires_at_ms.map(left),
         will: message.will,
+        evict: refusal == RetainRefusal::Untold,
+        ..Retain::default()
     }
 }

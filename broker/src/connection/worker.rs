@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span};
 
 use super::handshake;
+use super::samples::Samples;
 use super::timers::Wheel;
 use crate::auth::Authenticator;
 use crate::config::Config;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub auth: Authenticator,
     /// Connections of all listeners.
     pub connections: AtomicUsize,
+    /// The most that there were at once.
+    pub connections_most: AtomicUsize,
     /// Ends of connections that the cluster has not committed yet.
     pub closing: AtomicUsize,
 }
@@ -59,6 +62,11 @@ impl Shared {
             let _ = shared.cluster().close(close).await;
             shared.closing.fetch_sub(1, Ordering::AcqRel);
         });
+    }
+
+    /// The most connections that there were at once.
+    pub fn most_connections(&self) -> u64 {
+        self.connections_most.load(Ordering::Relaxed) as u64
     }
 
     /// The cluster this node is part of.
@@ -106,6 +114,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Deadlines of this worker's connections.
     pub wheel: Rc<Wheel>,
+    /// Publishes that are timed.
+    pub samples: Samples,
     /// Whatever is read goes through it; borrowed for one poll only.
     buffer: RefCell<BytesMut>,
 }
@@ -185,7 +195,8 @@ async fn watch_lease(worker: Rc<Worker>) {
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut held = true;
     loop {
-        interval.tick().await;
+        let due = interval.tick().await;
+        crate::metrics::loop_lag(due.elapsed());
         let now = worker.shared.cluster().lease().held();
         if held && !now {
             worker.wheel.wake_all();
@@ -202,6 +213,7 @@ async fn run(
     let worker = Rc::new(Worker {
         shared,
         wheel: Wheel::new(),
+        samples: Samples::default(),
         buffer: RefCell::new(BytesMut::new()),
     });
     tokio::task::spawn_local(Rc::clone(&worker.wheel).run());

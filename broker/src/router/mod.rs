@@ -16,7 +16,8 @@ pub use publish::{Outgoing, PublishOutcome};
 pub use replay::Replay;
 pub use subscriptions::{Change, Subscriptions, Target};
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
 
 use flotte_cluster::handle::{Cluster, Refused};
 use flotte_cluster::meta::BranchEpochs;
@@ -28,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::auth::acl::Acl;
 use crate::session::Session;
+use crate::sys::Sys;
 
 /// The router of this node; shared by all workers.
 pub struct Router {
@@ -43,11 +45,15 @@ pub struct Router {
     /// Whose turn it is in each share that this node publishes to; bounded by the shares there are, and cleared when a
     /// start of the node ends.
     turns: Mutex<HashMap<(ShareName, TopicFilter), u32, RandomState>>,
+    /// Where the values of `$SYS` come from; unset = there are none.
+    sys: OnceLock<Arc<Sys>>,
+    /// Retained messages a second that one replay gets; none = as fast as its client takes them.
+    retained_rate: Option<NonZeroU32>,
 }
 
 impl Router {
     /// A router without subscriptions.
-    pub fn new(cluster: Cluster, acl: Acl) -> Arc<Router> {
+    pub fn new(cluster: Cluster, acl: Acl, retained_rate: Option<NonZeroU32>) -> Arc<Router> {
         Arc::new(Router {
             cluster,
             acl,
@@ -55,7 +61,19 @@ impl Router {
             epochs: BranchEpochs::default(),
             announcements: Mutex::default(),
             turns: Mutex::default(),
+            sys: OnceLock::new(),
+            retained_rate,
         })
+    }
+
+    /// From now on there are values of `$SYS`.
+    pub fn set_sys(&self, sys: Arc<Sys>) {
+        let _ = self.sys.set(sys);
+    }
+
+    /// Whether a session here subscribes to a topic of `$SYS`.
+    pub fn has_sys_subscribers(&self) -> bool {
+        self.subscriptions.read().has_sys()
     }
 
     /// The cluster this node is part of.

@@ -20,7 +20,7 @@ use super::Router;
 use super::matched::Matched;
 use super::placing::{Placing, SharePlacing};
 use super::subscriptions::Target;
-use crate::metrics;
+use crate::metrics::Count;
 use crate::session::{mark_dirty, now_ms};
 
 /// Payloads below this are copied into a buffer of their own when a message is kept: a slice would pin the whole read
@@ -131,7 +131,7 @@ impl Router {
             full: None,
         };
         if !outcome.matched {
-            metrics::unmatched();
+            Count::UNMATCHED.add(1);
             return outcome;
         }
         self.deliver_here(message, &matched.targets);
@@ -161,7 +161,7 @@ impl Router {
     /// Puts a message into the queues of sessions here.
     pub(super) fn deliver_here(&self, message: &Outgoing, targets: &[Target]) {
         let now = now_ms();
-        let mut frames = Frames::default();
+        let (mut frames, mut framed) = (Frames::default(), 0);
         let mut shared: Option<Arc<Message>> = None;
         for target in targets {
             let qos = message.qos.min(target.qos);
@@ -178,6 +178,7 @@ impl Router {
                 && let Some(dirty) = output.enqueue_frame(frames.of(message, version, retain))
             {
                 drop(output);
+                framed += 1;
                 if dirty {
                     mark_dirty(&target.session);
                 }
@@ -200,12 +201,15 @@ impl Router {
                 mark_dirty(&target.session);
             }
         }
+        if framed > 0 {
+            Count::PAYLOAD_OUT.add(framed * message.payload.len() as u64);
+        }
     }
 
     fn push(&self, to: NodeRef, forward: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
         let pushed = self.cluster().forward(to, forward, waiter);
         if pushed == Pushed::Dropped {
-            metrics::link_dropped();
+            Count::LINK_DROPPED.add(1);
         }
         pushed
     }

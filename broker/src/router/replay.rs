@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotte_cluster::handle::Refused;
-use flotte_cluster::meta::Retained;
+use flotte_cluster::wire::RetainedMessage;
 use flotte_mqtt::property::{Context, Properties};
 use flotte_mqtt::session::{Delivery, Message};
 use flotte_mqtt::topic::{TopicFilter, TopicName};
@@ -18,6 +18,8 @@ use crate::session::{Session, Subscription, now_ms};
 
 /// Messages read under one lock.
 const PAGE: usize = 128;
+/// Into how many pages a second of a limited rate is cut.
+const PAGES_A_SECOND: u32 = 10;
 /// Copies in the session's queue above which the next page waits.
 const BACKLOG_MAX: usize = 1_000;
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -42,21 +44,45 @@ pub struct Replay {
 impl Router {
     /// Sends all retained messages that match, as they were at its index; what was retained later comes live.
     pub async fn replay(&self, replay: Replay) -> Result<(), Refused> {
+        if crate::sys::concerns(&replay.filter) {
+            let values = self.sys.get().map(|sys| sys.matching(&replay.filter));
+            self.deliver(
+                &replay,
+                values.into_iter().flatten().map(|one| (0, one)).collect(),
+            );
+            return Ok(());
+        }
+        let page_max = self.retained_rate.map_or(PAGE, |rate| {
+            PAGE.min(rate.get().div_ceil(PAGES_A_SECOND) as usize)
+        });
         let mut cursor: Option<String> = None;
         loop {
             let mut page = Vec::new();
             cursor = self.cluster().retained_page(
                 &replay.filter,
                 cursor.as_deref(),
-                PAGE,
-                &mut |_, retained| {
+                page_max,
+                &mut |retained, left_ms| {
                     if retained.index <= replay.upto {
-                        page.push(retained.clone());
+                        page.push((retained.clone(), left_ms));
                     }
                 },
             );
+            let now = now_ms();
+            let page: Vec<(u64, Message)> = page
+                .into_iter()
+                .filter_map(|(retained, left_ms)| {
+                    // What is left in state time is left on this node's clock too.
+                    let expires_at_ms = left_ms.map(|left| now.saturating_add(left));
+                    Some((retained.index, message_of(retained.message, expires_at_ms)?))
+                })
+                .collect();
+            let count = page.len();
             if !self.deliver(&replay, page) || cursor.is_none() {
                 return Ok(());
+            }
+            if let (Some(rate), 1..) = (self.retained_rate, count) {
+                tokio::time::sleep(Duration::from_secs(count as u64) / rate.get()).await;
             }
             while replay.session.output().lock().counts().0 > BACKLOG_MAX {
                 if !replay.is_current() {
@@ -81,20 +107,17 @@ impl Replay {
 
 impl Router {
     /// False = the session is not the same any more.
-    fn deliver(&self, replay: &Replay, page: Vec<Retained>) -> bool {
+    fn deliver(&self, replay: &Replay, page: Vec<(u64, Message)>) -> bool {
         if !replay.is_current() {
             return false;
         }
         let rules = self.acl().rules();
         let now = now_ms();
         let mut output = replay.session.output().lock();
-        for retained in page {
-            if output.came_live(retained.index) {
+        for (index, message) in page {
+            if output.came_live(index) {
                 continue;
             }
-            let Some(message) = message_of(retained) else {
-                continue;
-            };
             let allowed = match &rules {
                 None => Some(replay.qos),
                 Some(rules) => allowed_qos(rules, &message.topic, &replay.session, replay.qos),
@@ -123,16 +146,15 @@ impl Router {
 }
 
 /// None = it cannot be read; it was checked before it was committed.
-fn message_of(retained: Retained) -> Option<Message> {
-    let retain = retained.retain;
+fn message_of(retained: RetainedMessage, expires_at_ms: Option<u64>) -> Option<Message> {
     Some(Message {
-        topic: TopicName::parse(ByteStr::try_from(retain.topic).ok()?).ok()?,
-        payload: retain.payload,
-        properties: properties_from(retain.properties)?,
-        qos: QoS::try_from(u8::try_from(retain.qos).ok()?).ok()?,
+        topic: TopicName::parse(ByteStr::try_from(retained.topic).ok()?).ok()?,
+        payload: retained.payload,
+        properties: properties_from(retained.properties)?,
+        qos: QoS::try_from(u8::try_from(retained.qos).ok()?).ok()?,
         retain: true,
-        publisher: ClientId::try_from(retain.publisher).ok()?,
-        expires_at_ms: Some(retain.expires_at_ms).filter(|at| *at != 0),
+        publisher: ClientId::try_from(retained.publisher).ok()?,
+        expires_at_ms,
     })
 }
 

@@ -69,6 +69,8 @@ struct Share {
 pub struct Subscriptions {
     tree: TopicTree<FilterSubscribers>,
     count: usize,
+    /// Of them those of `$SYS`.
+    sys: usize,
 }
 
 impl Change {
@@ -102,7 +104,11 @@ impl Subscriptions {
             .entry_or_insert_with(&filter.filter, FilterSubscribers::default);
         let Some(name) = &filter.share else {
             let first = entry.subscribers.is_empty();
-            self.count += usize::from(put(&mut entry.subscribers, subscriber));
+            let new = usize::from(put(&mut entry.subscribers, subscriber));
+            self.count += new;
+            if new > 0 && crate::sys::concerns(&filter.filter) {
+                self.sys += 1;
+            }
             return if first {
                 Change::Present(true)
             } else {
@@ -155,6 +161,9 @@ impl Subscriptions {
             self.tree.remove(&filter.filter);
         }
         self.count -= 1;
+        if filter.share.is_none() && crate::sys::concerns(&filter.filter) {
+            self.sys -= 1;
+        }
         Some(change)
     }
 
@@ -197,6 +206,11 @@ impl Subscriptions {
     /// Number of subscriptions.
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether one of them is an ordinary one of `$SYS`.
+    pub fn has_sys(&self) -> bool {
+        self.sys > 0
     }
 
     /// Whether there are none.
@@ -352,6 +366,23 @@ mod tests {
             (own[0].qos, own[0].ids.as_slice()),
             (QoS::AtMostOnce, [2].as_slice())
         );
+    }
+
+    #[test]
+    fn subscribers_of_sys_are_known() {
+        let (mut subscriptions, a) = (Subscriptions::default(), session("a"));
+        for other in ["#", "+/broker", "$share/g/$SYS/#"] {
+            subscriptions.insert(&a, &filter(other), options(QoS::AtMostOnce), 0);
+        }
+        assert!(!subscriptions.has_sys());
+        let f = filter("$SYS/broker/#");
+        subscriptions.insert(&a, &f, options(QoS::AtMostOnce), 0);
+        subscriptions.insert(&a, &f, options(QoS::AtLeastOnce), 0);
+        assert!(subscriptions.has_sys());
+        subscriptions.remove(&a, &filter("$share/g/$SYS/#"));
+        assert!(subscriptions.has_sys());
+        subscriptions.remove(&a, &f);
+        assert!(!subscriptions.has_sys());
     }
 
     #[test]

@@ -215,6 +215,11 @@ impl Session {
         None
     }
 
+    /// Whether its client is connected.
+    pub fn is_connected(&self) -> bool {
+        self.attachment.lock().client.is_some()
+    }
+
     /// The connected client.
     pub fn client_info(&self) -> Option<ClientInfo> {
         let attachment = self.attachment.lock();

@@ -13,7 +13,7 @@ use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::signal::{Signal, Wake};
-use crate::metrics;
+use crate::metrics::{self, Count};
 
 /// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
 /// reads the answers.
@@ -70,6 +70,7 @@ impl Output {
         let version = link.version;
         self.link = Some(link);
         if codec::encode(first, version, &mut self.buffer).is_ok() {
+            Count::packets_out(first.packet_type()).add(1);
             let tally = self.outbound.connect(peer, now_ms, &mut self.buffer);
             metrics::count(&tally);
         }
@@ -102,6 +103,11 @@ impl Output {
     /// Copies held, and of them those under way.
     pub fn counts(&self) -> (usize, usize) {
         (self.outbound.queued(), self.outbound.inflight())
+    }
+
+    /// Bytes of the copies held.
+    pub fn held_bytes(&self) -> usize {
+        self.outbound.bytes()
     }
 
     /// A subscription is about to be made whose retained messages are to be replayed.
@@ -161,6 +167,7 @@ impl Output {
             self.buffer.truncate(before);
             return Err(ReasonCode::PacketTooLarge);
         }
+        Count::packets_out(packet.packet_type()).add(1);
         Ok(())
     }
 
@@ -205,7 +212,7 @@ impl Output {
             }
             match link.socket.try_write(&self.buffer) {
                 Ok(written) => {
-                    metrics::bytes_sent(written);
+                    Count::BYTES_OUT.add(written as u64);
                     self.buffer.advance(written);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flotte_proto::GroupRecord;
@@ -12,6 +13,7 @@ use super::state::{Effects, Ended, GroupState};
 use crate::id::{GroupId, NodeRef};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
+use crate::state_time::StateTime;
 
 /// The replicated state of a session group on this node.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub struct GroupMachine {
     group: GroupId,
     /// Held for one entry at a time by apply.
     state: Mutex<GroupState>,
+    time: Arc<StateTime>,
     /// Sessions that ended and whose homes were not told yet; the runtime takes them. Bounded by [`ENDED_MAX`]:
     /// a home that is not told finds out at the client's next Open.
     ended: Mutex<Vec<Ended>>,
@@ -37,6 +40,7 @@ impl GroupMachine {
         GroupMachine {
             group,
             state: Mutex::default(),
+            time: Arc::default(),
             ended: Mutex::default(),
             openers: Mutex::default(),
             work: Notify::new(),
@@ -46,6 +50,11 @@ impl GroupMachine {
     /// Reads the state. Keep it short: apply waits.
     pub fn read(&self) -> MutexGuard<'_, GroupState> {
         self.state.lock()
+    }
+
+    /// State time as it passes.
+    pub fn time(&self) -> &Arc<StateTime> {
+        &self.time
     }
 
     /// Takes the sessions that ended since the last call.
@@ -67,10 +76,10 @@ impl GroupMachine {
 impl Machine for GroupMachine {
     fn apply(&self, index: u64, _term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
-        let reply = self
-            .state
-            .lock()
-            .apply(self.group, index, &entry, &mut effects);
+        let mut state = self.state.lock();
+        let reply = state.apply(self.group, index, &entry, &mut effects);
+        self.time.moved_to(state.time_ms());
+        drop(state);
         let busy = effects.fired || !effects.ended.is_empty();
         let mut ended = self.ended.lock();
         let room = ENDED_MAX.saturating_sub(ended.len());
@@ -91,6 +100,7 @@ impl Machine for GroupMachine {
         let mut state = GroupState::default();
         snapshot::read_records(data, |record| state.restore(record))
             .map_err(|e| RestoreError::Format(e.to_string()))?;
+        self.time.moved_to(state.time_ms());
         *self.state.lock() = state;
         self.work.notify_one();
         Ok(())

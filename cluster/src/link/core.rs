@@ -172,6 +172,11 @@ impl<T> Sender<T> {
     }
 }
 
+/// What messages hold in bytes, about.
+pub fn bytes_of(messages: &[Forward]) -> u64 {
+    messages.iter().map(|message| size(message) as u64).sum()
+}
+
 fn size(message: &Forward) -> usize {
     message.topic.len()
         + message.payload.len()

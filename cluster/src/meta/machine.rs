@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use super::state::{Effects, MetaState};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
+use crate::state_time::StateTime;
 
 /// Branches of the topic tree that are told apart: by their first level.
 const BRANCHES: usize = 256;
@@ -72,6 +74,7 @@ pub struct MetaMachine {
     /// Held for one entry at a time by apply, for one match or page by readers.
     state: RwLock<MetaState>,
     epochs: BranchEpochs,
+    time: Arc<StateTime>,
     /// Rises with every change of members, their state or placement.
     membership: watch::Sender<u64>,
 }
@@ -81,6 +84,7 @@ impl Default for MetaMachine {
         MetaMachine {
             state: RwLock::default(),
             epochs: BranchEpochs::default(),
+            time: Arc::default(),
             membership: watch::channel(0).0,
         }
     }
@@ -102,6 +106,11 @@ impl MetaMachine {
     /// Counters for caches of matches.
     pub fn epochs(&self) -> &BranchEpochs {
         &self.epochs
+    }
+
+    /// State time as it passes.
+    pub fn time(&self) -> &Arc<StateTime> {
+        &self.time
     }
 
     /// Wakes at every change of members or placement.
@@ -130,7 +139,10 @@ impl MetaMachine {
 impl Machine for MetaMachine {
     fn apply(&self, index: u64, term: u64, entry: Bytes) -> Result<Bytes, Fatal> {
         let mut effects = Effects::default();
-        let reply = self.state.write().apply(index, term, &entry, &mut effects);
+        let mut state = self.state.write();
+        let reply = state.apply(index, term, &entry, &mut effects);
+        self.time.moved_to(state.time_ms());
+        drop(state);
         self.publish(&effects);
         reply.map_err(|e| Fatal(e.to_string()))
     }
@@ -143,6 +155,7 @@ impl Machine for MetaMachine {
         let mut state = MetaState::default();
         snapshot::read_records(data, |record| state.restore(record))
             .map_err(|e| RestoreError::Format(e.to_string()))?;
+        self.time.moved_to(state.time_ms());
         *self.state.write() = state;
         self.publish(&Effects {
             membership: true,

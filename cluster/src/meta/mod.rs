@@ -2,6 +2,7 @@
 
 mod machine;
 mod records;
+mod retained;
 mod routes;
 mod state;
 #[cfg(test)]
@@ -11,5 +12,6 @@ mod tests;
 pub(crate) use tests::{a_founded_machine, a_founding_entry};
 
 pub use machine::{BranchEpochs, MetaMachine};
+pub use retained::{Retained, RetainedLimits, RetainedSet};
 pub use routes::{Destinations, Routes, ShareTarget};
-pub use state::{Effects, MetaState, Retained, UnknownEntry};
+pub use state::{Effects, MetaState, UnknownEntry};

@@ -2,7 +2,8 @@
 
 use flotte_proto::{MetaHead, MetaRecord, RetainedRecord, meta_record};
 
-use super::state::{MetaState, Retained, parse_topic, size_of_retained};
+use super::retained::Retained;
+use super::state::{MetaState, parse_topic};
 use crate::id::{GroupId, NodeId};
 
 impl MetaState {
@@ -27,10 +28,10 @@ impl MetaState {
         records.extend(self.ledger.records().map(R::Proposer));
         records.extend(self.will_keys.records().map(R::WillKeys));
         records.extend(self.routes.records().into_iter().map(R::Route));
-        records.extend(self.retained.iter().map(|(_, item)| {
-            let retain = Some(item.retain.clone());
+        records.extend(self.retained.tree().iter().map(|(_, item)| {
+            let message = Some(item.message.clone());
             R::Retained(RetainedRecord {
-                retain,
+                message,
                 index: item.index,
                 time_ms: item.time_ms,
             })
@@ -69,17 +70,15 @@ impl MetaState {
             R::WillKeys(record) => self.will_keys.restore(record),
             R::Route(record) => self.routes.restore(record)?,
             R::Retained(record) => {
-                let retain = record.retain.ok_or("retained record without message")?;
-                let topic = parse_topic(retain.topic.clone())?;
-                self.retained_bytes += size_of_retained(&retain);
-                self.retained.insert(
-                    &topic,
-                    Retained {
-                        retain,
-                        index: record.index,
-                        time_ms: record.time_ms,
-                    },
-                );
+                let message = record.message.ok_or("retained record without message")?;
+                let topic = parse_topic(message.topic.clone())?;
+                let (index, time_ms) = (record.index, record.time_ms);
+                let retained = Retained {
+                    message,
+                    index,
+                    time_ms,
+                };
+                self.retained.restore(&topic, retained);
             }
         }
         Ok(())

@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use flotte_mqtt::ByteStr;
-use flotte_mqtt::topic::{NameTree, TopicFilter, TopicName};
+use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
     Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, RefusedReply,
-    Replies, Retain, RetainReply, SetRoute, SetShare, batch_reply, retain_reply,
+    Replies, Retain, RetainReply, RetainedMessage, SetRoute, SetShare, batch_reply, retain_reply,
 };
 use prost::Message;
 
+use super::retained::{Retained, RetainedLimits, RetainedSet};
 use super::routes::{Routes, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
 use crate::will_keys::WillKeys;
+
+/// Retained messages that one entry removes as expired, so that none takes long.
+const EXPIRED_MAX: usize = 4_096;
 
 /// An entry that this version does not understand. The node must stop: going on would fork the state.
 #[derive(Debug, thiserror::Error)]
@@ -27,17 +31,6 @@ pub struct UnknownEntry {
     pub index: u64,
     /// What is wrong with it.
     pub what: String,
-}
-
-/// A retained message.
-#[derive(Debug, Clone)]
-pub struct Retained {
-    /// What was published.
-    pub retain: Retain,
-    /// Meta index that stored it.
-    pub index: u64,
-    /// State time of that.
-    pub time_ms: u64,
 }
 
 /// What an entry changed that others must hear of.
@@ -62,8 +55,7 @@ pub struct MetaState {
     pub(super) refused: BTreeSet<NodeId>,
     pub(super) placement: BTreeMap<GroupId, Vec<NodeId>>,
     pub(super) routes: Routes,
-    pub(super) retained: NameTree<Retained>,
-    pub(super) retained_bytes: u64,
+    pub(super) retained: RetainedSet,
     /// Wills that were retained, or not for want of room.
     pub(super) will_keys: WillKeys,
     pub(super) ledger: Ledger,
@@ -90,6 +82,7 @@ impl MetaState {
         let entry = GroupEntry::decode(entry).map_err(|e| unknown(e.to_string()))?;
         (self.index, self.term) = (index, term);
         self.time_ms = self.time_ms.max(entry.time_ms);
+        self.retained.expire(self.time_ms, EXPIRED_MAX);
         let mut reply = EntryReply::default();
         for batch in entry.batches {
             reply
@@ -291,7 +284,8 @@ impl MetaState {
     }
 
     fn retain(&mut self, mut retain: Retain) -> Result<Bytes, String> {
-        let topic = parse_topic(retain.topic.clone())?;
+        let message = retain.message.take().ok_or("Retain without message")?;
+        let topic = parse_topic(message.topic.clone())?;
         let repeated = retain
             .will
             .take()
@@ -299,7 +293,7 @@ impl MetaState {
         let result = if repeated {
             retain_reply::Result::Stored
         } else {
-            self.store_retained(&topic, retain)
+            self.store_retained(&topic, message, &retain)
         };
         Ok(RetainReply {
             result: result.into(),
@@ -308,35 +302,37 @@ impl MetaState {
         .into())
     }
 
-    fn store_retained(&mut self, topic: &TopicName, retain: Retain) -> retain_reply::Result {
-        let old = self
-            .retained
-            .get(topic)
-            .map_or(0, |old| size_of_retained(&old.retain));
-        if retain.payload.is_empty() {
+    fn store_retained(
+        &mut self,
+        topic: &TopicName,
+        mut message: RetainedMessage,
+        retain: &Retain,
+    ) -> retain_reply::Result {
+        if message.payload.is_empty() {
             // [MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1: an empty payload removes and is never stored.
             self.retained.remove(topic);
-            self.retained_bytes -= old;
             return retain_reply::Result::Deleted;
         }
-        let bytes = self.retained_bytes - old + size_of_retained(&retain);
-        let messages = self.retained.len() as u64 + u64::from(old == 0);
-        let fits = |value, max| max == 0 || value <= max;
-        if !fits(bytes, self.settings.retained_max_bytes)
-            || !fits(messages, self.settings.retained_max_messages)
-        {
-            return retain_reply::Result::Quota;
+        // 0 would be never.
+        let end = |left_ms| self.time_ms.saturating_add(left_ms).max(1);
+        message.expires_at_ms = retain.expiry_ms.map_or(0, end);
+        let limits = RetainedLimits {
+            messages_max: retain.messages_max,
+            bytes_max: retain.bytes_max,
+        };
+        let retained = Retained {
+            message,
+            index: self.index,
+            time_ms: self.time_ms,
+        };
+        if self.retained.store(topic, retained, limits) {
+            return retain_reply::Result::Stored;
         }
-        self.retained_bytes = bytes;
-        self.retained.insert(
-            topic,
-            Retained {
-                retain,
-                index: self.index,
-                time_ms: self.time_ms,
-            },
-        );
-        retain_reply::Result::Stored
+        if retain.evict {
+            // [MQTT-3.3.1-7] of 3.1.1
+            self.retained.remove(topic);
+        }
+        retain_reply::Result::Quota
     }
 
     fn join(&mut self, join: flotte_proto::Join) -> Bytes {
@@ -425,13 +421,8 @@ impl MetaState {
     }
 
     /// The retained messages.
-    pub fn retained(&self) -> &NameTree<Retained> {
+    pub fn retained(&self) -> &RetainedSet {
         &self.retained
-    }
-
-    /// Their bytes: topics, properties and payloads.
-    pub fn retained_bytes(&self) -> u64 {
-        self.retained_bytes
     }
 
     /// Index of the last applied entry.
@@ -450,10 +441,6 @@ fn decode_command(command: Bytes) -> Result<Command, String> {
     decoded
         .command
         .ok_or_else(|| "a command that this version does not know".into())
-}
-
-pub(super) fn size_of_retained(retain: &Retain) -> u64 {
-    (retain.topic.len() + retain.properties.len() + retain.payload.len()) as u64
 }
 
 pub(super) fn parse_topic(bytes: Bytes) -> Result<TopicName, String> {

@@ -5,7 +5,8 @@ use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
     Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member,
-    MetaCommand, Retain, RetainReply, SetRoute, SetShare, Up, WillKey, batch_reply, retain_reply,
+    MetaCommand, Retain, RetainReply, RetainedMessage, SetRoute, SetShare, Up, WillKey,
+    batch_reply, retain_reply,
 };
 use prost::Message;
 
@@ -58,6 +59,23 @@ pub(crate) fn a_founding_entry(count: u64) -> Bytes {
     entry.encode_to_vec().into()
 }
 
+fn message(topic: &'static str, payload: &'static str) -> RetainedMessage {
+    RetainedMessage {
+        topic: topic.into(),
+        payload: payload.into(),
+        ..RetainedMessage::default()
+    }
+}
+
+/// Three messages of 100 bytes in all at most.
+fn limited() -> Retain {
+    Retain {
+        messages_max: 3,
+        bytes_max: 100,
+        ..Retain::default()
+    }
+}
+
 /// A founded group of three nodes.
 struct Rig {
     state: MetaState,
@@ -78,8 +96,6 @@ impl Rig {
             ..Member::default()
         };
         let settings = ClusterSettings {
-            retained_max_messages: 3,
-            retained_max_bytes: 100,
             ..Default::default()
         };
         let found = Found {
@@ -141,7 +157,11 @@ impl Rig {
         }
         assert_eq!(restored.records(), self.state.records());
         assert_eq!(restored.routes().counts(), self.state.routes().counts());
-        assert_eq!(restored.retained_bytes(), self.state.retained_bytes());
+        assert_eq!(restored.retained().bytes(), self.state.retained().bytes());
+        assert_eq!(
+            restored.retained().next_end_ms(),
+            self.state.retained().next_end_ms()
+        );
     }
 
     fn run(&mut self, from: NodeRef, command: Command) -> Bytes {
@@ -158,14 +178,35 @@ impl Rig {
     }
 
     fn retain(&mut self, topic: &'static str, payload: &'static str) -> retain_reply::Result {
+        self.retain_with(topic, payload, limited())
+    }
+
+    fn retain_with(
+        &mut self,
+        topic: &'static str,
+        payload: &'static str,
+        retain: Retain,
+    ) -> retain_reply::Result {
         let retain = Retain {
-            topic: topic.into(),
-            payload: payload.into(),
-            ..Retain::default()
+            message: Some(message(topic, payload)),
+            ..retain
         };
         RetainReply::decode(self.run(node(1, 1), Command::Retain(retain)))
             .unwrap()
             .result()
+    }
+
+    /// An entry that only moves state time.
+    fn pass_to(&mut self, time_ms: u64) {
+        self.index += 1;
+        let batches = vec![];
+        let entry = GroupEntry { time_ms, batches }.encode_to_vec();
+        let mut effects = Effects::default();
+        self.state
+            .apply(self.index, TERM, &entry, &mut effects)
+            .unwrap();
+        assert_eq!(effects, Effects::default());
+        self.check_snapshot();
     }
 
     fn retain_will(&mut self, payload: &'static str, key: u64, floor: u64) {
@@ -175,8 +216,7 @@ impl Rig {
             floor,
         };
         let retain = Retain {
-            topic: "t".into(),
-            payload: payload.into(),
+            message: Some(message("t", payload)),
             will: Some(will),
             ..Retain::default()
         };
@@ -185,8 +225,8 @@ impl Rig {
 
     fn retained(&self, topic: &str) -> Option<Bytes> {
         let topic = TopicName::try_from(topic).unwrap();
-        let item = self.state.retained().get(&topic)?;
-        Some(item.retain.payload.clone())
+        let item = self.state.retained().tree().get(&topic)?;
+        Some(item.message.payload.clone())
     }
 
     fn nodes(&self, topic: &str) -> Vec<u64> {
@@ -450,12 +490,8 @@ fn retained_is_replaced_deleted_and_limited() {
     let mut rig = Rig::new();
     assert_eq!(rig.retain("a", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("a", "22"), retain_reply::Result::Stored);
-    let name = TopicName::try_from("a").unwrap();
-    assert_eq!(
-        rig.state.retained().get(&name).unwrap().retain.payload,
-        "22"
-    );
-    assert_eq!(rig.state.retained_bytes(), 3);
+    assert_eq!(rig.retained("a").unwrap(), "22");
+    assert_eq!(rig.state.retained().bytes(), 3);
     assert_eq!(rig.retain("b", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("c", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("d", "1"), retain_reply::Result::Quota);
@@ -463,6 +499,76 @@ fn retained_is_replaced_deleted_and_limited() {
     assert_eq!(rig.retain("d", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("nothing", ""), retain_reply::Result::Deleted);
     assert_eq!(rig.state.retained().len(), 3);
+}
+
+#[test]
+fn limits_are_those_of_the_command_by_number_and_by_bytes() {
+    let mut rig = Rig::new();
+    let bytes = |bytes_max| Retain {
+        bytes_max,
+        ..Retain::default()
+    };
+    use retain_reply::Result::{Quota, Stored};
+    assert_eq!(rig.retain_with("a", "123", bytes(4)), Stored);
+    assert_eq!(rig.retain_with("b", "1", bytes(5)), Quota);
+    assert_eq!(rig.retain_with("a", "1234", bytes(4)), Quota);
+    assert_eq!(rig.retained("a").unwrap(), "123", "nothing changed");
+    assert_eq!(
+        rig.retain_with("a", "12", bytes(4)),
+        Stored,
+        "it gets smaller"
+    );
+    assert_eq!(rig.retain_with("b", "1", bytes(5)), Stored);
+    assert_eq!(rig.retain_with("c", "12345", Retain::default()), Stored);
+    assert_eq!(rig.retain("d", "1"), Quota);
+}
+
+#[test]
+fn what_is_refused_without_a_word_ends_what_was_retained() {
+    let mut rig = Rig::new();
+    rig.retain("a", "old");
+    let evict = Retain {
+        bytes_max: 5,
+        evict: true,
+        ..Retain::default()
+    };
+    let result = rig.retain_with("a", "too large", evict);
+    assert_eq!(result, retain_reply::Result::Quota);
+    assert_eq!(rig.retained("a"), None);
+    assert_eq!(rig.state.retained().bytes(), 0);
+}
+
+#[test]
+fn retained_messages_expire_by_state_time_and_make_room() {
+    let mut rig = Rig::new();
+    let lasting = |expiry_ms| Retain {
+        expiry_ms: Some(expiry_ms),
+        ..limited()
+    };
+    rig.pass_to(1_000);
+    rig.retain_with("a", "1", lasting(500));
+    rig.retain_with("b", "1", lasting(0));
+    rig.retain("c", "1");
+    let left = |rig: &Rig, topic: &str, now| {
+        let topic = TopicName::try_from(topic).unwrap();
+        let retained = rig.state.retained().tree().get(&topic);
+        retained.and_then(|item| item.left_ms(now))
+    };
+    assert_eq!(left(&rig, "a", 1_200), Some(300));
+    assert_eq!(left(&rig, "a", 9_999), Some(0));
+    assert_eq!(left(&rig, "c", 9_999), None);
+    assert_eq!(rig.state.retained().len(), 2, "one had no time left");
+    assert_eq!(rig.state.retained().next_end_ms(), Some(1_500));
+    rig.pass_to(1_499);
+    assert!(rig.retained("a").is_some());
+    rig.pass_to(1_500);
+    assert!(rig.retained("a").is_none());
+    assert!(rig.retained("c").is_some());
+    rig.pass_to(200);
+    assert_eq!(rig.state.time_ms(), 1_500, "never backwards");
+    assert_eq!(rig.retain("d", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("e", "1"), retain_reply::Result::Stored);
+    assert_eq!(rig.retain("f", "1"), retain_reply::Result::Quota);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
@@ -32,6 +32,10 @@ pub struct Progress {
     /// Log since the last snapshot was begun or installed.
     log_entries: AtomicU64,
     log_bytes: AtomicU64,
+    /// Last index of the log when this process began.
+    begin: AtomicU64,
+    /// An entry beyond that was applied: the group has been led since.
+    led: AtomicBool,
 }
 
 impl Progress {
@@ -41,6 +45,8 @@ impl Progress {
             watch: watch::Sender::new(0),
             log_entries: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
+            begin: AtomicU64::new(0),
+            led: AtomicBool::new(false),
         }
     }
 
@@ -58,6 +64,22 @@ impl Progress {
             self.log_entries.load(Ordering::Relaxed),
             self.log_bytes.load(Ordering::Relaxed),
         )
+    }
+
+    /// The log ends here as this process begins.
+    pub fn begin_at(&self, index: u64) {
+        self.begin.store(index, Ordering::Release);
+    }
+
+    /// Whether an entry that somebody proposed after this process began was applied.
+    pub fn has_been_led(&self) -> bool {
+        self.led.load(Ordering::Acquire)
+    }
+
+    fn proposed(&self, index: u64) {
+        if index > self.begin.load(Ordering::Acquire) {
+            self.led.store(true, Ordering::Release);
+        }
     }
 
     fn count(&self, bytes: usize) {
@@ -108,6 +130,7 @@ impl Applier {
             EntryPayload::Blank => (bytes::Bytes::new(), 0),
             EntryPayload::Normal(command) => {
                 let bytes = command.0.len();
+                self.progress.proposed(id.index);
                 let reply = self.machine.apply(id.index, *id.leader_id, command.0);
                 (reply.map_err(io::Error::other)?, bytes)
             }
@@ -192,6 +215,7 @@ impl RaftStateMachine<Types> for Applier {
         self.membership = meta.last_membership.clone();
         self.progress.snapshot_begun();
         self.progress.applied.store(index, Ordering::Release);
+        self.progress.proposed(index);
         self.progress.tell();
         Ok(())
     }

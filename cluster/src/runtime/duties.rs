@@ -79,7 +79,8 @@ impl Node {
                 Err(e) => return Err(e.to_string()),
             }
         }
-        let leader = Leader::start(group.clone(), self.shutdown.clone());
+        let time = Arc::clone(machine.time());
+        let leader = Leader::start(group.clone(), time, self.shutdown.clone());
         self.groups.write().insert(
             id,
             Replica {
@@ -139,6 +140,10 @@ impl Node {
         }
         if status.leader != Some(self.id) {
             return;
+        }
+        let end = self.meta.read().retained().next_end_ms();
+        if end.is_some_and(|end| end <= self.meta.time().now_ms()) {
+            self.meta_leader.advance();
         }
         let (members, settings) = {
             let meta = self.meta.read();

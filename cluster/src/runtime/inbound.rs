@@ -16,7 +16,7 @@ use super::life::Life;
 use super::node::Node;
 use crate::handle::Kick;
 use crate::id::{GroupId, NodeId, NodeRef};
-use crate::link::Arrival;
+use crate::link::{Arrival, bytes_of, received_bytes};
 use crate::net::{Handler, InboundLink, PeerIdentity};
 
 /// Answers for a node, once that is made.
@@ -211,7 +211,9 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
     if link.replies.send(first).await.is_err() {
         return;
     }
+    let received = received_bytes(sender.node);
     while let Ok(Some(frame)) = link.frames.next().await {
+        received.increment(bytes_of(&frame.messages));
         if life.shutdown.is_cancelled() {
             return;
         }

@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::handle::Placement;
 use crate::id::{NodeId, NodeRef};
-use crate::link::{LinkLimits, Placed, Pushed, Sender};
+use crate::link::{LinkLimits, Meter, Placed, Pushed, Sender};
 use crate::meta::MetaMachine;
 use crate::net::{Network, OutboundLink};
 
@@ -39,6 +39,7 @@ pub struct Links {
 struct Peer {
     node: NodeRef,
     sender: Mutex<Sender<Arc<dyn Placement>>>,
+    meter: Meter,
     /// There is something to send.
     work: Notify,
     /// There is room again, or the end.
@@ -174,6 +175,7 @@ impl Links {
         let peer = Arc::new(Peer {
             node: to,
             sender: Mutex::new(Sender::new(LIMITS)),
+            meter: Meter::new(to.node),
             work: Notify::new(),
             room: Notify::new(),
             ended: self.shutdown.child_token(),
@@ -203,6 +205,7 @@ impl Peer {
     }
 
     fn settle(&self, reply: &LinkReply) {
+        self.meter.acknowledged(reply.acked);
         let placed = self
             .sender
             .lock()
@@ -223,6 +226,7 @@ async fn run(peer: Arc<Peer>, network: Network) {
                 Ok(stream) => {
                     let why = converse(&peer, stream, &mut pause).await;
                     peer.sender.lock().handle_disconnected();
+                    peer.meter.disconnected();
                     info!(%why, "link lost");
                 }
                 Err(e) => debug!(error = %e, "link not possible yet"),
@@ -287,6 +291,7 @@ async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
         let changed = peer.work.notified();
         let messages = peer.sender.lock().poll_frame();
         if !messages.is_empty() {
+            peer.meter.sent(&messages);
             permit.send(LinkFrame {
                 messages,
                 ..LinkFrame::default()

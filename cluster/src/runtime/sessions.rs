@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::life::Life;
 use super::node::{Node, Replica};
 use crate::id::{GroupId, NodeRef};
-use crate::leader::wall_ms;
 
 /// How late a timer may be.
 const TICK: Duration = Duration::from_millis(100);
@@ -75,7 +74,8 @@ impl Duties {
 
     /// Proposes what is due and waits until it is done. Says whether there are more orphans.
     async fn round(&self, reconcile: bool) -> bool {
-        let mut commands = self.replica.machine.read().due(wall_ms(), ROUND_MAX);
+        let now = self.replica.machine.time().now_ms();
+        let mut commands = self.replica.machine.read().due(now, ROUND_MAX);
         let mut more = false;
         if reconcile {
             let orphans = self

@@ -90,7 +90,11 @@ pub async fn start(
         shutdown.clone(),
     );
     let node = Arc::new(Node {
-        meta_leader: Leader::start(meta_group.clone(), shutdown.clone()),
+        meta_leader: Leader::start(
+            meta_group.clone(),
+            Arc::clone(meta.time()),
+            shutdown.clone(),
+        ),
         lease: Arc::new(Lease::default()),
         life: RwLock::default(),
         groups: RwLock::default(),
@@ -326,8 +330,6 @@ impl Node {
                 voters: config.voters,
                 session_groups: groups,
                 replication_factor: factor,
-                retained_max_messages: config.retained_messages_max,
-                retained_max_bytes: config.retained_bytes_max,
             }),
             placement: (1..=groups)
                 .map(|group| Placement {

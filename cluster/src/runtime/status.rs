@@ -117,7 +117,7 @@ impl Node {
             (
                 nodes,
                 meta.routes().counts(),
-                (meta.retained().len(), meta.retained_bytes()),
+                (meta.retained().len(), meta.retained().bytes()),
             )
         };
         Status {

@@ -184,10 +184,11 @@ impl Outbound {
         dst: &mut BytesMut,
     ) -> Result<Acked, SessionError> {
         let Some((window, sequence)) = self.flight.locate(id) else {
+            let mut unknown = Acked::unknown();
             if !reason.is_error() {
-                self.write_pubrel(id, ReasonCode::PacketIdentifierNotFound, dst);
+                unknown.tally = self.write_pubrel(id, ReasonCode::PacketIdentifierNotFound, dst);
             }
-            return Ok(Acked::unknown());
+            return Ok(unknown);
         };
         if matches!(window.slot(sequence), Slot::Published(copy) if copy.qos != QoS::ExactlyOnce) {
             return Err(SessionError::UnexpectedAck(id));
@@ -200,11 +201,11 @@ impl Outbound {
         // [MQTT-4.3.3-4], [MQTT-4.3.3-6]
         let delivery = window.release(sequence);
         self.flight.release_bytes(delivery.as_ref());
-        self.write_pubrel(id, ReasonCode::Success, dst);
+        let tally = self.write_pubrel(id, ReasonCode::Success, dst);
         Ok(Acked {
             outcome: AckOutcome::Released,
             delivery,
-            tally: Tally::default(),
+            tally,
         })
     }
 
@@ -360,11 +361,14 @@ impl Outbound {
         let written = match slot {
             Slot::Published(copy) => {
                 let written = link.write(copy, Some(id), Dup::Repeated, now_ms, dst);
-                tally.published[copy.qos as usize] += u32::from(written.is_ok());
+                if written.is_ok() {
+                    tally.publish_one(copy);
+                }
                 written
             }
             Slot::Released => {
                 link.write_pubrel(id, ReasonCode::Success, dst);
+                tally.released += 1;
                 Ok(())
             }
             Slot::Done => Ok(()),
@@ -432,7 +436,7 @@ impl Outbound {
         if let Err(reason) = link.write(&delivery, Some(id), Dup::First, now_ms, dst) {
             return Outcome::Dropped(reason);
         }
-        tally.published[delivery.qos as usize] += 1;
+        tally.publish_one(&delivery);
         self.flight.push(sequence, delivery);
         Outcome::Sent
     }
@@ -471,10 +475,12 @@ impl Outbound {
         }
     }
 
-    fn write_pubrel(&self, id: PacketId, reason: ReasonCode, dst: &mut BytesMut) {
-        if let Some(link) = &self.link {
-            link.write_pubrel(id, reason, dst);
-        }
+    fn write_pubrel(&self, id: PacketId, reason: ReasonCode, dst: &mut BytesMut) -> Tally {
+        let Some(link) = &self.link else {
+            return Tally::default();
+        };
+        link.write_pubrel(id, reason, dst);
+        Tally::released_one()
     }
 }
 
@@ -490,7 +496,7 @@ fn send_qos0(
         return Outcome::Dropped(reason);
     }
     tally.delivered += 1;
-    tally.published[0] += 1;
+    tally.publish_one(delivery);
     Outcome::Sent
 }
 

@@ -4,6 +4,8 @@
 
 use std::ops::AddAssign;
 
+use super::message::Delivery;
+
 /// Why a copy was dropped; a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
@@ -53,6 +55,10 @@ pub struct Tally {
     dropped: [u32; DropReason::ALL.len()],
     /// PUBLISH packets written by QoS, repetitions included.
     pub published: [u32; 3],
+    /// Their payloads in bytes, but for those that the caller encoded.
+    pub payload_bytes: u64,
+    /// PUBREL packets written, repetitions included.
+    pub released: u32,
 }
 
 impl Tally {
@@ -75,6 +81,19 @@ impl Tally {
             accepted: 1,
             ..Self::default()
         }
+    }
+
+    pub(super) fn released_one() -> Self {
+        Self {
+            released: 1,
+            ..Self::default()
+        }
+    }
+
+    /// One PUBLISH was written.
+    pub(super) fn publish_one(&mut self, delivery: &Delivery) {
+        self.published[delivery.qos as usize] += 1;
+        self.payload_bytes += delivery.message.payload.len() as u64;
     }
 
     pub(super) fn expired(count: usize) -> Self {
@@ -104,5 +123,7 @@ impl AddAssign for Tally {
         for (count, more) in self.published.iter_mut().zip(other.published) {
             *count += more;
         }
+        self.payload_bytes += other.payload_bytes;
+        self.released += other.released;
     }
 }
