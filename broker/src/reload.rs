@@ -18,6 +18,8 @@ use crate::session::Wake;
 
 /// Keys that a reload puts in force.
 const RELOADED: [&str; 1] = ["log.level"];
+/// Of this section all are.
+const RELOADED_SECTION: &str = "limits.";
 
 /// Puts in force what was read.
 pub type Apply = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -73,7 +75,7 @@ impl Reloader {
         log: log::Handle,
         others: Vec<Part>,
     ) -> Arc<Self> {
-        let mut parts = vec![log_level(log.clone())];
+        let mut parts = vec![log_level(log.clone()), limits(Arc::clone(shared))];
         if shared.auth.has_passwords() {
             parts.push(users(Arc::clone(shared)));
         }
@@ -135,7 +137,8 @@ impl Reloader {
         let keys = then
             .keys()
             .chain(now.keys().filter(|key| !then.contains_key(*key)));
-        keys.filter(|key| then.get(*key) != now.get(*key) && !RELOADED.contains(&key.as_str()))
+        let reloaded = |key: &str| RELOADED.contains(&key) || key.starts_with(RELOADED_SECTION);
+        keys.filter(|key| then.get(*key) != now.get(*key) && !reloaded(key))
             .cloned()
             .collect()
     }
@@ -148,6 +151,17 @@ fn log_level(log: log::Handle) -> Part {
         log::check(&level).map_err(|error| error.to_string())?;
         Ok(Box::new(move || {
             log.set_level(&level).map_err(|error| error.to_string())
+        }))
+    })
+}
+
+fn limits(shared: Arc<Shared>) -> Part {
+    Part::new("limits", move |config| {
+        let config = config.ok_or("the configuration cannot be read")?;
+        let (shared, limits) = (Arc::clone(&shared), config.limits.clone());
+        Ok(Box::new(move || {
+            shared.admission.set(&limits);
+            Ok(())
         }))
     })
 }

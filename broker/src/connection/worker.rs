@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::handshake;
 use super::samples::Samples;
 use super::timers::Wheel;
+use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::router::Router;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub registry: Registry,
     /// The limits of each.
     pub limits: Limits,
+    /// How much is taken.
+    pub admission: Arc<Admission>,
     /// Who may connect.
     pub auth: Authenticator,
     /// Connections of all listeners.
@@ -106,6 +109,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Where it came in.
     pub listener: Arc<ListenerInfo>,
+    /// Its client is refused, and hears why.
+    pub turned_away: Option<TurnedAway>,
 }
 
 /// One worker, as its connections see it.
@@ -232,7 +237,12 @@ async fn run(
                 continue;
             }
         };
-        let task = handshake::run(Rc::clone(&worker), stream, accepted.peer, accepted.listener);
+        let task = handshake::run(
+            Rc::clone(&worker),
+            stream,
+            (accepted.peer, accepted.turned_away),
+            accepted.listener,
+        );
         tokio::task::spawn_local(task.instrument(span));
     }
 }
