@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use flotte_cluster::handle::{Opened, Refused};
-use flotte_cluster::wire::{Close, Open, Will};
+use flotte_cluster::wire::{Open, Will};
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
 use flotte_mqtt::property::Properties;
@@ -21,7 +20,7 @@ use tracing::{Span, debug};
 
 use super::counted::Counted;
 use super::timers::Since;
-use super::worker::{ListenerInfo, Shared};
+use super::worker::ListenerInfo;
 use super::{Connection, Deadline, Worker, access, publish, read_some};
 use crate::admission::{Refusal, TurnedAway};
 use crate::auth::acl::Subject;
@@ -49,10 +48,8 @@ pub(super) async fn run(
     let (socket, out) = stream.into_split();
     let signal = Arc::new(Signal::default());
     let timeout = u64::from(shared.config.mqtt.connect_timeout_s) * 1_000;
-    let timeout = match turned_away {
-        Some(_) => timeout.min(TURNED_AWAY_MS),
-        None => timeout,
-    };
+    let least = turned_away.as_ref().map_or(timeout, |_| TURNED_AWAY_MS);
+    let timeout = timeout.min(least);
     let deadline = worker
         .wheel
         .insert(Arc::clone(&signal), worker.wheel.now_ms() + timeout);
@@ -72,25 +69,6 @@ pub(super) async fn run(
     if let Some(connection) = arrival.shake_hands().await {
         connection.start();
     }
-}
-
-/// Ends a connection that was refused before its Open came back, should it come back after all.
-fn take_back(
-    shared: Arc<Shared>,
-    client: Bytes,
-    opening: impl Future<Output = Result<Opened, Refused>> + 'static,
-) {
-    tokio::task::spawn_local(async move {
-        if let Ok(opened) = opening.await {
-            let (epoch, discard_will) = (opened.epoch, true);
-            shared.commit_close(Close {
-                client,
-                epoch,
-                discard_will,
-                expiry_s: None,
-            });
-        }
-    });
 }
 
 /// A socket whose client has not been let in yet.
@@ -365,7 +343,7 @@ impl Arrival {
             Ok(Ok(opened)) => opened,
             failed => {
                 if failed.is_err() {
-                    take_back(Arc::clone(&shared), client, opening);
+                    shared.take_back(client, opening);
                 }
                 shared.registry.open_failed(&admitted.client);
                 self.refuse(version, ReasonCode::ServerUnavailable);

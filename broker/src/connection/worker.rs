@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use flotte_cluster::handle::Cluster;
+use bytes::{Bytes, BytesMut};
+use flotte_cluster::handle::{Cluster, Opened, Refused};
 use flotte_cluster::wire::Close;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -64,6 +64,26 @@ impl Shared {
             // Refused: this start of the node is over, which ends all its connections.
             let _ = shared.cluster().close(close).await;
             shared.closing.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    /// Ends a connection that was refused before its Open came back, should it come back after all. On a worker.
+    pub(super) fn take_back(
+        self: &Arc<Self>,
+        client: Bytes,
+        opening: impl Future<Output = Result<Opened, Refused>> + 'static,
+    ) {
+        let shared = Arc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Ok(opened) = opening.await {
+                let (epoch, discard_will) = (opened.epoch, true);
+                shared.commit_close(Close {
+                    client,
+                    epoch,
+                    discard_will,
+                    expiry_s: None,
+                });
+            }
         });
     }
 
