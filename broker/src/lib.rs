@@ -1,6 +1,7 @@
 //! Flotte, a clustered MQTT broker for fleets of devices.
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod cli;
 pub mod config;

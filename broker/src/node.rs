@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
+use crate::admission::Admission;
 use crate::auth::Authenticator;
 use crate::auth::acl::Acl;
 use crate::cli::Exit;
@@ -123,6 +124,7 @@ async fn serve(
         ),
         registry: Default::default(),
         limits: limits(&config),
+        admission: Admission::new(&config.limits),
         auth,
         connections: Default::default(),
         connections_most: Default::default(),
@@ -130,6 +132,7 @@ async fn serve(
         config,
     });
     local.set(Arc::clone(&shared));
+    tokio::spawn(Arc::clone(&shared.admission).watch_memory());
     if let Some(sys) = Sys::new(&shared.config.sys, &shared) {
         shared.router.set_sys(Arc::clone(&sys));
         let ended = shutdown.clone();

@@ -84,7 +84,7 @@ impl Reloader {
         log: log::Handle,
         others: Vec<Part>,
     ) -> Arc<Self> {
-        let mut parts = vec![log_level(log.clone())];
+        let mut parts = vec![log_level(log.clone()), limits(Arc::clone(shared))];
         if shared.auth.has_passwords() {
             parts.push(users(Arc::clone(shared)));
         }
@@ -164,6 +164,18 @@ fn log_level(log: log::Handle) -> Part {
         }))
     })
     .with_keys("log.level")
+}
+
+fn limits(shared: Arc<Shared>) -> Part {
+    Part::new("limits", move |config| {
+        let config = config.ok_or("the configuration cannot be read")?;
+        let (shared, limits) = (Arc::clone(&shared), config.limits.clone());
+        Ok(Box::new(move || {
+            shared.admission.set(&limits);
+            Ok(())
+        }))
+    })
+    .with_keys("limits.")
 }
 
 /// Users. Clients whose user is gone are closed (0x87); others stay, also when their password changed.

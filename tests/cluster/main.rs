@@ -7,6 +7,7 @@ mod barrier;
 mod bootstrap;
 mod common;
 mod hostile;
+mod limits;
 mod messages;
 mod minority;
 mod node;

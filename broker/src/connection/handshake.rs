@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use flotte_cluster::handle::{Opened, Refused};
-use flotte_cluster::wire::{Close, Open, Will};
+use flotte_cluster::wire::{Open, Will};
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
 use flotte_mqtt::property::Properties;
@@ -21,28 +20,36 @@ use tracing::{Span, debug};
 
 use super::counted::Counted;
 use super::timers::Since;
-use super::worker::{ListenerInfo, Shared};
+use super::worker::ListenerInfo;
 use super::{Connection, Deadline, Worker, access, publish, read_some};
+use crate::admission::{Refusal, TurnedAway};
 use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
 use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 
+/// How long a client that is refused may take to say so much that it can be told why.
+const TURNED_AWAY_MS: u64 = 2_000;
+
 /// Lets the client of an accepted socket in, or not.
 pub(super) async fn run(
     worker: Rc<Worker>,
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, turned_away): (SocketAddr, Option<TurnedAway>),
     listener: Arc<ListenerInfo>,
 ) {
     let shared = Arc::clone(&worker.shared);
-    let counted = Counted::new(&shared, &listener);
+    let counted = turned_away
+        .is_none()
+        .then(|| Counted::new(&shared, &listener));
     if let Err(e) = stream.set_nodelay(true) {
         debug!(error = %e, "no TCP_NODELAY");
     }
     let (socket, out) = stream.into_split();
     let signal = Arc::new(Signal::default());
     let timeout = u64::from(shared.config.mqtt.connect_timeout_s) * 1_000;
+    let least = turned_away.as_ref().map_or(timeout, |_| TURNED_AWAY_MS);
+    let timeout = timeout.min(least);
     let deadline = worker
         .wheel
         .insert(Arc::clone(&signal), worker.wheel.now_ms() + timeout);
@@ -52,6 +59,7 @@ pub(super) async fn run(
         out,
         signal,
         counted,
+        turned_away,
         deadline,
         peer,
         listener,
@@ -63,32 +71,15 @@ pub(super) async fn run(
     }
 }
 
-/// Ends a connection that was refused before its Open came back, should it come back after all.
-fn take_back(
-    shared: Arc<Shared>,
-    client: Bytes,
-    opening: impl Future<Output = Result<Opened, Refused>> + 'static,
-) {
-    tokio::task::spawn_local(async move {
-        if let Ok(opened) = opening.await {
-            let (epoch, discard_will) = (opened.epoch, true);
-            shared.commit_close(Close {
-                client,
-                epoch,
-                discard_will,
-                expiry_s: None,
-            });
-        }
-    });
-}
-
 /// A socket whose client has not been let in yet.
 struct Arrival {
     worker: Rc<Worker>,
     socket: OwnedReadHalf,
     out: OwnedWriteHalf,
     signal: Arc<Signal>,
-    counted: Counted,
+    /// One that is turned away does not count.
+    counted: Option<Counted>,
+    turned_away: Option<TurnedAway>,
     deadline: Deadline,
     peer: SocketAddr,
     listener: Arc<ListenerInfo>,
@@ -118,6 +109,10 @@ impl Arrival {
         let version = connect.version;
         if let Some(bytes_max) = connect.properties.maximum_packet_size() {
             self.packet_bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        }
+        if let Some(turned_away) = &self.turned_away {
+            self.refuse_for(version, turned_away.refusal);
+            return None;
         }
         let admitted = match self.admit(connect).await {
             Ok(admitted) => admitted,
@@ -213,6 +208,9 @@ impl Arrival {
             Some(self.peer.ip()),
         ));
         access::check_will(shared, &subject, &connect)?;
+        if shared.admission.flaps(&client) {
+            return Err(Refusal::Flapping.reason());
+        }
         let expiry_s = match connect.version {
             Version::V5 => {
                 let asked = connect.properties.session_expiry().unwrap_or(0);
@@ -345,7 +343,7 @@ impl Arrival {
             Ok(Ok(opened)) => opened,
             failed => {
                 if failed.is_err() {
-                    take_back(Arc::clone(&shared), client, opening);
+                    shared.take_back(client, opening);
                 }
                 shared.registry.open_failed(&admitted.client);
                 self.refuse(version, ReasonCode::ServerUnavailable);
@@ -465,6 +463,7 @@ impl Arrival {
             waiting: Default::default(),
             unplaced_since: Since::NEVER,
             requests: Default::default(),
+            throttle: None,
             full: None,
             span: (!span.is_disabled()).then(|| Box::new(span)),
             blocked: false,
@@ -472,9 +471,18 @@ impl Arrival {
     }
 
     fn refuse(&self, version: Version, reason: ReasonCode) {
+        if reason == Refusal::Flapping.reason() {
+            return self.refuse_for(version, Refusal::Flapping);
+        }
         debug!(%reason, "refused");
         counter!("flotte_connects_total", "result" => "refused").increment(1);
         self.say(version, reason);
+    }
+
+    fn refuse_for(&self, version: Version, refusal: Refusal) {
+        debug!(?refusal, "refused");
+        counter!("flotte_connects_total", "result" => refusal.label()).increment(1);
+        self.say(version, refusal.reason());
     }
 
     /// A last CONNACK; a client that does not take it does not get it.

@@ -13,6 +13,7 @@ mod packets;
 mod publish;
 mod samples;
 mod subscribe;
+mod throttle;
 mod timers;
 mod worker;
 
@@ -43,6 +44,7 @@ use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
 use counted::Counted;
 use publish::WaitingLine;
+use throttle::Throttle;
 use timers::Since;
 
 /// Why a connection ends.
@@ -109,7 +111,7 @@ pub struct Connection {
     socket: OwnedReadHalf,
     session: Arc<Session>,
     signal: Arc<Signal>,
-    _counted: Counted,
+    _counted: Option<Counted>,
     deadline: Deadline,
     decoder: Decoder,
     /// Of this connection's Open; the session's own is higher once another connection has it.
@@ -131,6 +133,8 @@ pub struct Connection {
     requests: Option<Box<subscribe::Requests>>,
     /// Resolves when the link that was full when this client last published to it has room.
     full: Option<LocalBoxFuture<'static, ()>>,
+    /// How far it has used what it may publish; none without limits.
+    throttle: Option<Box<Throttle>>,
     /// What its log lines are marked with; none where nobody wants them.
     span: Option<Box<Span>>,
     /// 0 = none.
@@ -216,6 +220,7 @@ impl Connection {
 
     fn may_read(&self) -> bool {
         !(self.full.is_some()
+            || self.is_held()
             || self.waiting.is_long()
             || self.requests.as_ref().is_some_and(|all| all.is_full())
             || self.unleased_since.is_set()

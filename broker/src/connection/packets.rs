@@ -98,6 +98,7 @@ impl Connection {
     /// Checks what may be due: keep alive, publishes that are not placed, the lease.
     pub(super) fn check_deadlines(&mut self) -> Result<(), End> {
         let now = self.worker.wheel.now_ms();
+        self.release(now);
         let shared = &self.worker.shared;
         if shared.cluster().lease().held() {
             if std::mem::replace(&mut self.unleased_since, Since::NEVER).is_set() {
@@ -147,6 +148,7 @@ impl Connection {
         if self.unleased_since.is_set() {
             next = soon;
         }
+        next = next.min(self.held_until_ms().unwrap_or(next));
         if let Some(since) = self.unplaced_since.ms() {
             next = next
                 .min(since + u64::from(self.worker.shared.config.mqtt.publish_timeout_ms))

@@ -101,6 +101,7 @@ impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Result<(), End> {
         Count::received(publish.qos).add(1);
         Count::PAYLOAD_IN.add(publish.payload.len() as u64);
+        self.pace(publish.payload.len());
         let topic = self.topic_of(&publish)?;
         self.check_capabilities(&publish, &topic)?;
         let samples = &self.worker.samples;

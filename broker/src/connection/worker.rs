@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use flotte_cluster::handle::Cluster;
+use bytes::{Bytes, BytesMut};
+use flotte_cluster::handle::{Cluster, Opened, Refused};
 use flotte_cluster::wire::Close;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::handshake;
 use super::samples::Samples;
 use super::timers::Wheel;
+use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::router::Router;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub registry: Registry,
     /// The limits of each.
     pub limits: Limits,
+    /// How much is taken.
+    pub admission: Arc<Admission>,
     /// Who may connect.
     pub auth: Authenticator,
     /// Connections of all listeners.
@@ -61,6 +64,26 @@ impl Shared {
             // Refused: this start of the node is over, which ends all its connections.
             let _ = shared.cluster().close(close).await;
             shared.closing.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    /// Ends a connection that was refused before its Open came back, should it come back after all. On a worker.
+    pub(super) fn take_back(
+        self: &Arc<Self>,
+        client: Bytes,
+        opening: impl Future<Output = Result<Opened, Refused>> + 'static,
+    ) {
+        let shared = Arc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Ok(opened) = opening.await {
+                let (epoch, discard_will) = (opened.epoch, true);
+                shared.commit_close(Close {
+                    client,
+                    epoch,
+                    discard_will,
+                    expiry_s: None,
+                });
+            }
         });
     }
 
@@ -106,6 +129,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Where it came in.
     pub listener: Arc<ListenerInfo>,
+    /// Its client is refused, and hears why.
+    pub turned_away: Option<TurnedAway>,
 }
 
 /// One worker, as its connections see it.
@@ -232,7 +257,12 @@ async fn run(
                 continue;
             }
         };
-        let task = handshake::run(Rc::clone(&worker), stream, accepted.peer, accepted.listener);
+        let task = handshake::run(
+            Rc::clone(&worker),
+            stream,
+            (accepted.peer, accepted.turned_away),
+            accepted.listener,
+        );
         tokio::task::spawn_local(task.instrument(span));
     }
 }

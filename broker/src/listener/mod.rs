@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::admission::Refusal;
 use crate::connection::{Accepted, ListenerInfo, Shared, Workers};
 
 /// Sockets that the kernel holds for us.
@@ -88,11 +89,17 @@ impl Listener {
                     continue;
                 }
             };
-            if is_full(&shared, &self.info) {
-                counter!("flotte_connects_total", "result" => "too_many").increment(1);
-                debug!(%peer, "too many connections");
-                continue;
-            }
+            let turned_away = match refusal(&shared, &self.info) {
+                None => None,
+                Some(refusal) => {
+                    let Some(turned_away) = shared.admission.turn_away(refusal) else {
+                        counter!("flotte_connects_total", "result" => refusal.label()).increment(1);
+                        debug!(%peer, ?refusal, "closed without a word");
+                        continue;
+                    };
+                    Some(turned_away)
+                }
+            };
             match stream.into_std() {
                 Ok(stream) => {
                     workers
@@ -100,6 +107,7 @@ impl Listener {
                             stream,
                             peer,
                             listener: Arc::clone(&self.info),
+                            turned_away,
                         })
                         .await
                 }
@@ -109,15 +117,12 @@ impl Listener {
     }
 }
 
-fn is_full(shared: &Shared, info: &ListenerInfo) -> bool {
-    let reached = |now: usize, max: Option<u32>| {
-        max.is_some_and(|max| now >= usize::try_from(max).unwrap_or(usize::MAX))
-    };
-    reached(
-        info.connections.load(Ordering::Relaxed),
-        info.config.max_connections,
-    ) || reached(
-        shared.connections.load(Ordering::Relaxed),
-        shared.config.limits.max_connections,
-    )
+/// Why no more is taken here.
+fn refusal(shared: &Shared, info: &ListenerInfo) -> Option<Refusal> {
+    let max = info.config.max_connections.map(|max| max as usize);
+    if max.is_some_and(|max| info.connections.load(Ordering::Relaxed) >= max) {
+        return Some(Refusal::TooMany);
+    }
+    let connections = shared.connections.load(Ordering::Relaxed);
+    shared.admission.judge(connections)
 }
