@@ -36,7 +36,7 @@ impl Setting {
             Self::Usual => &[],
             Self::Limited => &[
                 ("MQTT__MAX_PACKET_SIZE", "1000"),
-                ("MQTT__SERVER_KEEP_ALIVE_S", "4"),
+                ("MQTT__SERVER_KEEP_ALIVE_S", "8"),
                 ("MQTT__RECEIVE_MAXIMUM", "2"),
                 ("MQTT__TOPIC_ALIAS_MAXIMUM", "0"),
                 ("MQTT__MAX_QOS", "1"),
@@ -52,7 +52,7 @@ impl Setting {
                 ("MQTT__RESPONSE_INFORMATION", "reply/%c"),
             ],
             Self::Loose => &[
-                ("MQTT__MAX_KEEP_ALIVE_S", "4"),
+                ("MQTT__MAX_KEEP_ALIVE_S", "8"),
                 ("MQTT__CONNECT_TIMEOUT_S", "1"),
                 ("MQTT__DOLLAR_TOPICS", "allow"),
                 ("MQTT__STRICT", "false"),
@@ -191,10 +191,10 @@ fn own_target(place: Place, setting: Setting, version: Version) -> Target {
 }
 
 static SINGLES: [OnceLock<Option<Broker>>; 3] = [const { OnceLock::new() }; 3];
-/// Its nodes are configured alike: as usual.
-static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+/// Its nodes are configured alike: as usual. With the leader as the first test found it.
+static CLUSTER: OnceLock<Option<(Cluster, usize)>> = OnceLock::new();
 /// Its nodes are configured as the settings, in their order.
-static MIXED: OnceLock<Option<Cluster>> = OnceLock::new();
+static MIXED: OnceLock<Option<(Cluster, usize)>> = OnceLock::new();
 
 /// Starts it at the first use; when that fails, every later test fails at once.
 fn single(setting: Setting) -> &'static Broker {
@@ -215,22 +215,24 @@ fn follower(setting: Setting) -> (SocketAddr, SocketAddr) {
     let start = || {
         let mut settings = settings.into_iter();
         let next = Mutex::new(|| settings.next().unwrap_or(Setting::Usual));
-        Cluster::start_with(|launch| {
+        let cluster = Cluster::start_with(|launch| {
             let setting = (next.lock().expect("nobody panics with it"))();
             // Clauses are not about nodes that go: a busy machine shall not take one down.
             let launch = launch.env("FLOTTE_CLUSTER__NODE_DOWN_AFTER_MS", 10_000);
             setting.apply(launch)
-        })
+        });
+        let leader = cluster.leader();
+        (cluster, leader)
     };
     let started = cluster.get_or_init(|| catch_unwind(AssertUnwindSafe(start)).ok());
-    let cluster = started
+    let (cluster, leader) = started
         .as_ref()
         .expect("the cluster did not start: see the first failure");
     match setting {
-        Setting::Usual => (
-            cluster.mqtt(cluster.follower()),
-            cluster.mqtt(cluster.leader()),
-        ),
+        Setting::Usual => {
+            let follower = (leader + 1) % cluster.nodes.len();
+            (cluster.mqtt(follower), cluster.mqtt(*leader))
+        }
         Setting::Limited | Setting::Loose => (
             cluster.mqtt(setting as usize),
             cluster.mqtt(Setting::Usual as usize),
@@ -251,7 +253,7 @@ fn print_logs(place: Place, setting: Setting) {
                 MIXED.get()
             };
             let cluster = cluster.and_then(Option::as_ref);
-            cluster.map_or(Vec::new(), |cluster| cluster.nodes.iter().collect())
+            cluster.map_or(Vec::new(), |(cluster, _)| cluster.nodes.iter().collect())
         }
     };
     nodes.iter().for_each(|node| eprintln!("{}", node.log()));

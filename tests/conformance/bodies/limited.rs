@@ -11,7 +11,7 @@ use flotte_tests::{
 use crate::target::Target;
 
 /// `mqtt.server_keep_alive_s` of this broker.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
+const KEEP_ALIVE: Duration = Duration::from_secs(8);
 /// One byte more than `mqtt.max_client_id_bytes`.
 const LONG_ID_BYTES: usize = 41;
 /// `mqtt.session_expiry_max_s` and `mqtt.session_expiry_3x_s`, and what a timer may be late.
@@ -156,7 +156,7 @@ pub async fn capabilities_are_told(t: Target) {
     told.sort_by_key(|(id, _)| *id);
     let wanted = [
         (prop::SESSION_EXPIRY, 2),
-        (prop::SERVER_KEEP_ALIVE, 4),
+        (prop::SERVER_KEEP_ALIVE, 8),
         (prop::RECEIVE_MAXIMUM, 2),
         (prop::MAXIMUM_QOS, 1),
         (prop::RETAIN_AVAILABLE, 0),
@@ -190,7 +190,7 @@ pub async fn server_keep_alive_takes_the_place_of_the_clients(t: Target) {
         let client = t.connect(connect(fresh("ka")).keep_alive(asked)).await;
         assert_eq!(
             client.connack().int_prop(prop::SERVER_KEEP_ALIVE),
-            Some(4),
+            Some(8),
             "{asked} was asked for"
         );
         clients.push(client);
