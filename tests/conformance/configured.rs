@@ -67,6 +67,7 @@ pub mod loose_v311 {
 
     clauses! { Version::V311, Setting::Loose;
         behaviour_connect_timeout => loose::connection_without_connect_ends,
+        behaviour_dollar_topics => loose::dollar_topics_but_the_brokers_are_allowed,
         behaviour_inflight_maximum => loose::few_messages_are_under_way,
         behaviour_queued_qos0 => loose::qos0_waits_for_its_session,
         behaviour_full_queue => loose::full_queue_drops_what_comes_last,
@@ -80,6 +81,7 @@ pub mod loose_v5 {
 
     clauses! { Version::V5, Setting::Loose;
         behaviour_connect_timeout => loose::connection_without_connect_ends,
+        behaviour_dollar_topics => loose::dollar_topics_but_the_brokers_are_allowed,
         behaviour_inflight_maximum => loose::few_messages_are_under_way,
         behaviour_queued_qos0 => loose::qos0_waits_for_its_session,
         behaviour_full_queue => loose::full_queue_drops_what_comes_last,

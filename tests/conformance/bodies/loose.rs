@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flotte_tests::wire::prop;
-use flotte_tests::{Packet as _, connect, fresh, props, publish};
+use flotte_tests::{Packet as _, connect, fresh, props, publish, will};
 
 use crate::target::Target;
 
@@ -43,6 +43,38 @@ pub async fn connection_without_connect_ends(t: Target) {
     let mut client = t.client().await;
     client.expect_silence(Duration::from_millis(1_500)).await;
     client.fence().await;
+}
+
+/// `$anything` is an ordinary topic, which only filters that name it match; `$SYS` and `$share` stay the broker's.
+pub async fn dollar_topics_but_the_brokers_are_allowed(t: Target) {
+    let name = fresh("x");
+    let topic = format!("${name}/a");
+    let mut subscriber = t.subscriber(&format!("${name}/#"), 0).await;
+    t.publish_from_elsewhere(publish(&topic).payload("x")).await;
+    subscriber.recv(publish(&topic).payload("x")).await;
+    let last_words = will(format!("${name}/w"), "gone");
+    t.connect(connect(fresh("c")).will(last_words)).await.cut();
+    subscriber.take("gone").await;
+    for taken in ["$SYS", "$SYS/forged", "$share", "$share/g/a"] {
+        let mut watcher = t.client().await;
+        if !taken.starts_with("$share") {
+            watcher.subscribe(taken, 0).await;
+        }
+        let mut publisher = t.client().await;
+        publisher
+            .send(publish(taken).qos1(1).payload("never"))
+            .await;
+        let answer = publisher.recv_kind(4).await;
+        let reason = if t.is_v5() { 0x87 } else { 0 };
+        assert_eq!(answer.reason(), reason, "{taken}: {answer:?}");
+        watcher.fence().await;
+        let mut client = t.dial().await;
+        let forged = connect(fresh("c")).will(will(taken, "never"));
+        client.send(forged).await;
+        let reason = if t.is_v5() { 0x87 } else { 5 };
+        assert_eq!(client.recv_kind(2).await.reason(), reason, "{taken}");
+        client.expect_closed().await;
+    }
 }
 
 /// A client that names no receive maximum, or cannot, still has no more than the broker's own under way.
