@@ -1,4 +1,4 @@
-"""`flotte dev` on free ports, as people have it who try it out; nodes that were killed are started again the way it says."""
+"""`flotte dev` on free ports, as people try it out; nodes that were killed are started again the way it says."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The clients of `flotte` itself, with and against those of mosquitto, and what `flotte ctl` shows: through `flotte dev`."""
+"""The clients of `flotte` itself, among themselves and with those of mosquitto, and `flotte ctl`: through `flotte dev`."""
 
 import contextlib
 import json

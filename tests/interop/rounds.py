@@ -7,7 +7,7 @@ import concurrent.futures
 import threading
 
 from clients.base import Filter, Session
-from harness import WAIT_SECONDS, Failure, expect, name_of, topic_of
+from harness import Failure, expect, name_of, topic_of
 
 STEP = "reconnect"
 # For all clients of a round together, while the cluster is one node short.
