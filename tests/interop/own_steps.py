@@ -115,10 +115,10 @@ def programs(flotte):
     return found
 
 
-def run_steps(table, flotte):
+def run_steps(table, around):
     """All of them, one after the other."""
-    found = programs(flotte)
-    with DevCluster(flotte) as cluster:
+    found = programs(around.flotte)
+    with DevCluster(around.flotte, around.room / "dev") as cluster:
         if table.check("flotte dev: three nodes become ready", cluster.wait_ready):
             run_with(table, cluster, found)
             table.check("flotte dev: all nodes end with 0 at Ctrl-C", cluster.stop)
