@@ -1,13 +1,11 @@
-"""`flotte dev` on free ports, as people have it who try it out; nodes that were killed are started again the way it says."""
+"""`flotte dev` on free ports, as people try it out; nodes that were killed are started again the way it says."""
 
 import json
 import os
-import pathlib
 import random
 import signal
 import socket
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 
@@ -57,10 +55,10 @@ class Node:
 class DevCluster:
     """Its nodes and what it writes to its console."""
 
-    def __init__(self, flotte):
+    def __init__(self, flotte, room):
         self.flotte = flotte
-        self._room = tempfile.TemporaryDirectory(prefix="flotte-interop.")
-        self.room = pathlib.Path(self._room.name)
+        self.room = room
+        room.mkdir()
         self._console = open(self.room / "console", "w", encoding="utf-8")
         mqtt, cluster, admin = free_bases(3)
         self.nodes = [
@@ -158,7 +156,6 @@ class DevCluster:
                 process.kill()
                 process.wait()
         self._console.close()
-        self._room.cleanup()
 
 
 def free_bases(count):

@@ -1,5 +1,6 @@
 """What the interop tests stand on: expectations, waiting for a condition, inboxes, names that no other step uses."""
 
+import concurrent.futures
 import threading
 import time
 import uuid
@@ -37,6 +38,13 @@ def topic_of(what):
 def name_of(what):
     """A client identifier that no other step uses; short enough for 3.1."""
     return f"{what[:12]}-{uuid.uuid4().hex[:8]}"
+
+
+class Pool(concurrent.futures.ThreadPoolExecutor):
+    """Threads that are waited for, unless the run is cut short: what they stand on goes away then."""
+
+    def __exit__(self, kind, *_):
+        self.shutdown(wait=kind is None, cancel_futures=True)
 
 
 class Inbox:

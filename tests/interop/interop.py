@@ -3,7 +3,7 @@
 Usage: interop.py FLOTTE-BINARY [--only TEXT]   (only rows whose title contains the text)
 Programs and packages are found by environment variables that `run` sets; what is not there is a counted skip."""
 
-import concurrent.futures
+import os
 import signal
 import sys
 
@@ -12,7 +12,7 @@ import rounds
 from clients.paho_client import PahoClient
 from cluster import Cluster
 from families import Families, transports_of
-from harness import Failure, expect
+from harness import Failure, Pool, expect
 from steps import STEPS, KeepAlive, Scene
 from table import Table
 
@@ -44,8 +44,8 @@ def main():
 
 def run(table, cluster, rows, only):
     other = PahoClient("5.0", "tcp", cluster.certificates)
-    with concurrent.futures.ThreadPoolExecutor(ROWS) as pool:
-        taken = [] if only else [pool.submit(own_steps.run_steps, table, cluster.flotte)]
+    with Pool(ROWS) as pool:
+        taken = [] if only else [pool.submit(own_steps.run_steps, table, cluster)]
         for place, client in enumerate(rows):
             turned = tuple(cluster.nodes[(place + offset) % len(cluster.nodes)] for offset in range(len(cluster.nodes)))
             taken.append(pool.submit(take_row, table, Scene(client, other, turned)))
@@ -69,4 +69,10 @@ def take_row(table, scene):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    # Threads that were cut short may still wait for something.
+    os._exit(code)

@@ -1,4 +1,4 @@
-"""The clients of `flotte` itself, with and against those of mosquitto, and what `flotte ctl` shows: through `flotte dev`."""
+"""The clients of `flotte` itself, among themselves and with those of mosquitto, and `flotte ctl`: through `flotte dev`."""
 
 import contextlib
 import json
@@ -115,10 +115,10 @@ def programs(flotte):
     return found
 
 
-def run_steps(table, flotte):
+def run_steps(table, around):
     """All of them, one after the other."""
-    found = programs(flotte)
-    with DevCluster(flotte) as cluster:
+    found = programs(around.flotte)
+    with DevCluster(around.flotte, around.room / "dev") as cluster:
         if table.check("flotte dev: three nodes become ready", cluster.wait_ready):
             run_with(table, cluster, found)
             table.check("flotte dev: all nodes end with 0 at Ctrl-C", cluster.stop)

@@ -3,11 +3,10 @@
 There is a round for each node. All clients of a round lose their node at the same moment; it is started again before
 the next round."""
 
-import concurrent.futures
 import threading
 
 from clients.base import Filter, Session
-from harness import WAIT_SECONDS, Failure, expect, name_of, topic_of
+from harness import Failure, Pool, expect, name_of, topic_of
 
 STEP = "reconnect"
 # For all clients of a round together, while the cluster is one node short.
@@ -66,7 +65,7 @@ def run(table, cluster, rows, other):
         if not victims:
             continue
         turn = Round(cluster, place, len(victims))
-        with concurrent.futures.ThreadPoolExecutor(len(victims)) as pool:
+        with Pool(len(victims)) as pool:
             taken = [pool.submit(take_row, table, turn, client, other) for client in victims]
             name = f"{turn.nodes[0].name} is killed with {len(victims)} clients on it, and started again"
             table.check(name, turn.play, cluster)

@@ -13,7 +13,7 @@ MESSAGES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The client of this row, another one to talk to, and the nodes: turned for each row, so that all nodes are all things."""
+    """The client of this row, another one to talk to, and the nodes, turned for each row."""
 
     client: Client
     other: Client
@@ -113,7 +113,8 @@ def will(scene):
                 relay.cut()
                 wanted = [*(["closed"] if scene.client.closes_with_will else []), "gone"]
                 messages = watcher.messages.wait(len(wanted), "the will")
-                expect([(message.text, message.qos) for message in messages] == [(text, 1) for text in wanted], f"{messages}")
+                got = [(message.text, message.qos) for message in messages]
+                expect(got == [(text, 1) for text in wanted], f"{messages}")
         with scene.open(0, Filter(topic, 1)) as late:
             message = late.messages.wait(1, "the retained will")[0]
             expect((message.text, message.retain) == ("gone", True), f"{message}")
@@ -242,6 +243,32 @@ def check_properties(message, sent, identifiers):
     expect(590 <= got.get("expiry", 0) <= 600, f"expires in {got.get('expiry')} s")
 
 
+def window(scene):
+    """A client that takes two at a time gets all of it, in order, at QoS 1 and at QoS 2."""
+    for qos in levels(scene, 1, 2):
+        topic = topic_of("window")
+        with scene.open(2, Filter(topic, qos), receive_maximum=2) as peer, scene.open_other(0) as other:
+            wanted = [str(number) for number in range(3 * MESSAGES)]
+            other.publish_all([(topic, text) for text in wanted], qos)
+            expect(peer.texts(len(wanted), f"QoS {qos}") == wanted, "another order")
+
+
+def alias(scene):
+    """More topics than aliases, both ways: every message keeps its topic."""
+    topic, count = topic_of("alias"), 4
+    wanted = [(f"{topic}/{number % (count + 3)}", f"{number}") for number in range(3 * MESSAGES)]
+    filters = Filter(f"{topic}/+", 1), Filter(f"{topic}/back/+", 1)
+    with scene.open(2, filters[0], topic_aliases=count) as peer, scene.open_other(0, filters[1]) as other:
+        other.publish_all(wanted, 1)
+        got = [(message.topic, message.text) for message in peer.messages.wait(len(wanted), "all of them")]
+        expect(got == wanted, f"{got}")
+        back = [(name.replace(topic, f"{topic}/back"), text) for name, text in wanted]
+        for name, text in back:
+            peer.publish(name, text, 1)
+        got = [(message.topic, message.text) for message in other.messages.wait(len(back), "all of them back")]
+        expect(got == back, f"back: {got}")
+
+
 def options(scene):
     """No local, retain as published, retain handling 2."""
     topic = topic_of("options")
@@ -338,6 +365,8 @@ STEPS = [
     ("takeover", (), takeover),
     ("properties", ("5.0", "properties"), properties),
     ("options", ("5.0", "options"), options),
+    ("window", ("5.0", "window"), window),
+    ("alias", ("5.0", "alias"), alias),
     ("request", ("5.0", "request"), request),
     ("certificate", ("tls", "certificate"), certificate),
 ]

@@ -13,7 +13,7 @@ OK, FAILED, NOT = "ok", "FAIL", "-"
 
 
 class Table:
-    """Rows are clients, columns are steps. Every cell is told: passed, failed, or why the client cannot take the step."""
+    """Rows are clients, columns are steps; a cell says passed, failed, or that the client cannot take the step, and why."""
 
     def __init__(self, steps):
         self._steps, self._rows = list(steps), {}

@@ -109,8 +109,10 @@ class Aws5Peer(AwsPeer):
                     client_id=session.client_id,
                     keep_alive_interval_sec=session.keep_alive_s,
                     session_expiry_interval_sec=SESSION_SECONDS if session.keep else 0,
+                    receive_maximum=session.receive_maximum or None,
                     **connect,
                 ),
+                topic_aliasing_options=aliasing(session.topic_aliases) if session.topic_aliases else None,
                 session_behavior=behaviour.REJOIN_ALWAYS if session.keep else behaviour.CLEAN,
                 min_reconnect_delay_ms=OWN_RETRY_SECONDS * 1000,
                 max_reconnect_delay_ms=OWN_RETRY_SECONDS * 1000,
@@ -264,6 +266,12 @@ def ping_timeout_ms(session):
     return session.keep_alive_s * 1000 - 500
 
 
+def aliasing(count):
+    """Both ways."""
+    outbound, inbound = mqtt5.OutboundTopicAliasBehaviorType.LRU, mqtt5.InboundTopicAliasBehaviorType.ENABLED
+    return mqtt5.TopicAliasingOptions(outbound, count, inbound, count)
+
+
 def message_of_5(packet):
     values = {}
     for name, theirs in PLACES.items():
@@ -277,7 +285,7 @@ def message_of_5(packet):
 
 class AwsClient(Client):
     family = "awscrt"
-    lacks = {"qos2": "awscrt has no QoS 2"}
+    lacks = {"qos2": "awscrt publishes no QoS 2"}
 
     def open(self, session):
         return {"5.0": Aws5Peer, "3.1.1": Aws311Peer}[self.version](self, session).start()

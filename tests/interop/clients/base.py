@@ -32,7 +32,7 @@ class Will:
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """As it came. Names of properties: format, expiry, content_type, response_topic, correlation, user, identifiers."""
+    """As it came. Properties: format, expiry, content_type, response_topic, correlation, user, identifiers."""
 
     topic: str
     payload: bytes
@@ -57,6 +57,9 @@ class Session:
     keep: bool = False
     will: Will | None = None
     keep_alive_s: int = 30
+    # Of 5.0: how many QoS 1 and 2 messages may be under way to it, and how many topic aliases it takes; 0: not said.
+    receive_maximum: int = 0
+    topic_aliases: int = 0
     # "client", "foreign" (signed by nobody the broker knows) or none.
     certificate: str | None = "client"
 
@@ -71,7 +74,8 @@ class Peer:
     def __init__(self, client):
         self._version = client.version
         self.messages = Inbox()
-        # Whether a session was present, None where the client does not tell: once for each CONNACK, as soon as the filters are acknowledged too.
+        # Whether a session was present, None where the client does not tell: once for each CONNACK whose filters are
+        # acknowledged too.
         self.connects = Inbox()
         # Why a connection ended, as far as the client tells; once for each.
         self.losses = Inbox()

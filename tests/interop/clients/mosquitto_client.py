@@ -37,6 +37,8 @@ class MosquittoPeer(Peer):
             command += ["-D", "subscribe", "subscription-identifier", filters[0].identifier]
         if session.keep:
             command += ["-c"] + (["-x", SESSION_SECONDS] if client.version == "5.0" else [])
+        if session.receive_maximum:
+            command += ["-D", "connect", "receive-maximum", session.receive_maximum]
         if session.will:
             will = session.will
             command += ["--will-topic", will.topic, "--will-payload", will.payload.decode(), "--will-qos", will.qos]
@@ -116,6 +118,7 @@ class MosquittoPeer(Peer):
 class MosquittoClient(Client):
     family = "mosquitto"
     lacks = {
+        "alias": "mosquitto_sub takes no topic alias",
         "list": "mosquitto_sub knows one node",
         "unsubscribe": "mosquitto_sub unsubscribes at its start only",
         "takeover": "mosquitto_sub takes its session back, for ever",

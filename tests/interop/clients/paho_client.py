@@ -76,8 +76,10 @@ class PahoPeer(Peer):
         session, start = self._session, {}
         if self._client.version == "5.0":
             start = {"clean_start": not session.keep}
-            if session.keep:
-                start["properties"] = properties(PacketTypes.CONNECT, SessionExpiryInterval=SESSION_SECONDS)
+            said = {"SessionExpiryInterval": SESSION_SECONDS} if session.keep else {}
+            if session.receive_maximum:
+                said["ReceiveMaximum"] = session.receive_maximum
+            start["properties"] = properties(PacketTypes.CONNECT, **said)
         address = next(self._addresses)
         try:
             self.paho.connect(address.path or address.host, address.port or 1, session.keep_alive_s, **start)
@@ -158,6 +160,7 @@ def message_of(message):
 
 class PahoClient(Client):
     family = "paho"
+    lacks = {"alias": "paho takes no topic alias"}
 
     def open(self, session):
         return PahoPeer(self, session).start()

@@ -45,6 +45,9 @@ pub struct Session {
     pub will: Option<Will>,
     pub keep_alive_s: u64,
     pub retry_ms: u64,
+    /// Of 5.0; 0: not said.
+    pub receive_maximum: u16,
+    pub topic_aliases: u16,
     ca: PathBuf,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,

@@ -27,6 +27,8 @@ fn options(session: &Session, address: &Address) -> anyhow::Result<MqttOptions> 
     let mut properties = ConnectProperties::new();
     properties.max_packet_size = Some(PACKET_BYTES_MAX as u32);
     properties.session_expiry_interval = Some(session.session_s);
+    properties.receive_maximum = (session.receive_maximum > 0).then_some(session.receive_maximum);
+    properties.topic_alias_max = (session.topic_aliases > 0).then_some(session.topic_aliases);
     made.set_connect_properties(properties);
     if let Some(will) = &session.will {
         let payload = will.payload.0.clone();

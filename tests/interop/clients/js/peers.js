@@ -72,6 +72,9 @@ globalThis.interopPeers = function interopPeers(mqtt, readFile, emit) {
         }
         if (version === 5) {
             options.properties = { sessionExpiryInterval: request.session_s };
+            if (request.receive_maximum) options.properties.receiveMaximum = request.receive_maximum;
+            if (request.topic_aliases) options.properties.topicAliasMaximum = request.topic_aliases;
+            options.autoAssignTopicAlias = request.topic_aliases > 0;
         }
         if (request.will) {
             options.will = { ...request.will, payload: mqtt.interopBuffer(bytes(request.will.payload)) };
