@@ -14,3 +14,4 @@ pub mod reload;
 pub mod router;
 pub mod session;
 pub mod sys;
+pub mod transport;
