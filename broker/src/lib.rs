@@ -15,3 +15,4 @@ pub mod reload;
 pub mod router;
 pub mod session;
 pub mod sys;
+pub mod transport;

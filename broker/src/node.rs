@@ -21,9 +21,9 @@ use crate::auth::acl::Acl;
 use crate::cli::Exit;
 use crate::config::{Config, Loaded, Sources};
 use crate::connection::{Shared, Workers};
-use crate::listener::Listener;
+use crate::listener::{ListenError, Listener, Listeners};
 use crate::local::LocalClients;
-use crate::reload::Reloader;
+use crate::reload::{Part, Reloader};
 use crate::router::Router;
 use crate::session::{Limits, Wake};
 use crate::sys::Sys;
@@ -98,16 +98,10 @@ async fn serve(
         Ok(who_may) => who_may,
         Err(exit) => return exit,
     };
-    let mut listeners = Vec::new();
-    for listener in &config.listeners {
-        match Listener::bind(listener) {
-            Ok(listener) => listeners.push(listener),
-            Err(e) => {
-                error!(listener = %listener.name, bind = %listener.bind, error = %e, "cannot bind");
-                return Exit::CannotBind;
-            }
-        }
-    }
+    let listeners = match bind(&config) {
+        Ok(listeners) => listeners,
+        Err(exit) => return exit,
+    };
     tokio::spawn(metrics::keep_up(recorder.clone()));
     let shutdown = CancellationToken::new();
     let local = Arc::new(LocalClients::default());
@@ -126,6 +120,7 @@ async fn serve(
         limits: limits(&config),
         admission: Admission::new(&config.limits),
         auth,
+        listeners: Listeners::new(&listeners),
         connections: Default::default(),
         connections_most: Default::default(),
         closing: Default::default(),
@@ -138,7 +133,12 @@ async fn serve(
         let ended = shutdown.clone();
         tokio::spawn(async move { ended.run_until_cancelled(sys.run()).await });
     }
-    let reloader = Reloader::new(&shared, (sources, loaded.effective), log, Vec::new());
+    let reloader = Reloader::new(
+        &shared,
+        (sources, loaded.effective),
+        log,
+        vec![certificates(&shared)],
+    );
     let admin = match Admin::bind(&shared.config.admin).await {
         Ok(admin) => admin,
         Err(e) => {
@@ -166,6 +166,25 @@ async fn serve(
         drain,
     };
     node.run(reloader).await
+}
+
+fn certificates(shared: &Arc<Shared>) -> Part {
+    let shared = Arc::clone(shared);
+    Part::in_one_step("certificates", move || shared.listeners.reload())
+}
+
+fn bind(config: &Config) -> Result<Vec<Listener>, Exit> {
+    let mut listeners = Vec::new();
+    for (at, listener) in config.listeners.iter().enumerate() {
+        listeners.push(Listener::bind(config, at).map_err(|e| {
+            error!(listener = %listener.name, error = %e, "a listener does not start");
+            match e {
+                ListenError::Tls(_) => Exit::BadConfiguration,
+                ListenError::Bind { .. } => Exit::CannotBind,
+            }
+        })?);
+    }
+    Ok(listeners)
 }
 
 /// A node whose ports are bound.

@@ -13,5 +13,8 @@ mod minority;
 mod node;
 mod restarts;
 mod retained;
+mod sockets;
 mod sys;
 mod takeover;
+mod tls;
+mod websocket;

@@ -62,6 +62,7 @@ impl Setting {
                 ("SESSION__OVERFLOW", "drop-new"),
             ],
         };
+        let launch = launch.bind("ws", SocketAddr::from(([127, 0, 0, 1], 0)));
         keys.iter().fold(launch, |launch, (key, value)| {
             launch.env(&format!("FLOTTE_{key}"), value)
         })
@@ -74,6 +75,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Where other clients connect: in a cluster, another node.
     pub elsewhere: SocketAddr,
+    /// The same broker through WebSocket; where it is not ours, `FLOTTE_TEST_WS_ADDR` or none.
+    pub ws: Option<SocketAddr>,
     pub version: Version,
     /// Whether it is this project's broker, of which more is demanded than the standard does.
     pub is_ours: bool,
@@ -162,6 +165,7 @@ where
             Target {
                 address,
                 elsewhere: address,
+                ws: external_ws(),
                 version,
                 is_ours: false,
             }
@@ -185,6 +189,10 @@ fn own_target(place: Place, setting: Setting, version: Version) -> Target {
     Target {
         address,
         elsewhere,
+        ws: nodes(place, setting)
+            .iter()
+            .find(|node| node.mqtt() == address)
+            .map(|node| node.listener("ws")),
         version,
         is_ours: true,
     }
@@ -240,8 +248,19 @@ fn follower(setting: Setting) -> (SocketAddr, SocketAddr) {
     }
 }
 
+fn external_ws() -> Option<SocketAddr> {
+    let text = std::env::var("FLOTTE_TEST_WS_ADDR").ok()?;
+    Some(text.parse().expect("FLOTTE_TEST_WS_ADDR is ADDRESS:PORT"))
+}
+
 fn print_logs(place: Place, setting: Setting) {
-    let nodes: Vec<&Broker> = match place {
+    let nodes = nodes(place, setting);
+    nodes.iter().for_each(|node| eprintln!("{}", node.log()));
+}
+
+/// Those that were started.
+fn nodes(place: Place, setting: Setting) -> Vec<&'static Broker> {
+    match place {
         Place::Single => {
             let single = SINGLES[setting as usize].get();
             single.and_then(Option::as_ref).into_iter().collect()
@@ -255,8 +274,7 @@ fn print_logs(place: Place, setting: Setting) {
             let cluster = cluster.and_then(Option::as_ref);
             cluster.map_or(Vec::new(), |(cluster, _)| cluster.nodes.iter().collect())
         }
-    };
-    nodes.iter().for_each(|node| eprintln!("{}", node.log()));
+    }
 }
 
 /// Makes two tests of each line, `single::NAME` and `follower::NAME`, and the list `NAMES`. The broker is configured as

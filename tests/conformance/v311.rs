@@ -4,7 +4,7 @@ use flotte_tests::Version;
 
 use crate::bodies::{
     closing, connecting, header, matching, pipelining, publishing, retaining, sessions, slow,
-    strings, subscribing, wills,
+    strings, subscribing, websocket, wills,
 };
 
 clauses! { Version::V311;
@@ -152,4 +152,8 @@ clauses! { Version::V311;
     behaviour_slow_link_keep_alive => slow::keep_alive_holds,
     behaviour_slow_link_large_messages => slow::large_messages_flow,
     behaviour_slow_link_cut => slow::session_is_resumed_over_another_link,
+    mqtt_6_0_0_1_binary_frames_only => websocket::text_frames_end_the_connection,
+    mqtt_6_0_0_2_frames_are_no_packets => websocket::packets_are_cut_into_frames_at_will,
+    mqtt_6_0_0_3_clients_offer_mqtt => websocket::without_the_subprotocol_there_is_no_websocket,
+    mqtt_6_0_0_4_mqtt_is_selected => websocket::the_selected_subprotocol_is_mqtt,
 }

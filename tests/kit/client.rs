@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::packets::{
     Connect, Packet, Publish, connack, disconnect, pingreq, pingresp, puback, pubcomp, pubrec,
@@ -22,6 +23,11 @@ const TRANSCRIPT_PACKETS_MAX: usize = 40;
 /// A client never waits for more than this to be read: the broker sends no such packet to it.
 const BUFFER_BYTES_MAX: usize = 300 * 1024 * 1024;
 
+/// What a client may speak through: a socket, TLS, a WebSocket.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// One connection to a broker.
 pub struct Client {
     pub name: String,
@@ -31,7 +37,7 @@ pub struct Client {
     pub patience: Duration,
     /// Whether a 5.0 broker has to say by DISCONNECT why it ends an accepted connection, where the standard leaves it free to.
     pub wants_reasons: bool,
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     /// Messages that came while something else was awaited; they are received next.
     early: VecDeque<Received>,
@@ -50,33 +56,49 @@ impl Client {
     pub async fn try_dial(address: SocketAddr, version: Version) -> io::Result<Self> {
         let stream = tokio::time::timeout(patience(), TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(stream, version))
+    }
+
+    /// Opens a connection to a unix socket and sends nothing.
+    pub async fn dial_unix(path: &Path, version: Version) -> Self {
+        let stream = UnixStream::connect(path).await;
+        let stream = stream.unwrap_or_else(|e| panic!("cannot reach {}: {e}", path.display()));
+        Self::over(stream, version)
+    }
+
+    /// A client that speaks through what is open already, and has sent nothing.
+    pub fn over(stream: impl Stream + 'static, version: Version) -> Self {
+        Self {
             name: "unnamed".to_owned(),
             version,
             connack: None,
             patience: patience(),
             wants_reasons: false,
-            stream,
+            stream: Box::new(stream),
             buffer: Vec::new(),
             early: VecDeque::new(),
             next_packet_id: 1,
             transcript: VecDeque::new(),
-        })
+        }
     }
 
     /// Connects and demands to be accepted.
     pub async fn connect(address: SocketAddr, version: Version, packet: Connect) -> Self {
-        let mut client = Self::dial(address, version).await;
-        client.name = packet.id();
-        client.send(packet).await;
-        let connack = client.next().await;
+        Self::dial(address, version).await.accepted(packet).await
+    }
+
+    /// Connects on an open connection and demands to be accepted.
+    pub async fn accepted(mut self, packet: Connect) -> Self {
+        self.name = packet.id();
+        self.send(packet).await;
+        let connack = self.next().await;
         assert_eq!(
             (connack.kind(), connack.reason()),
             (2, 0),
             "not accepted: {connack:?}"
         );
-        client.connack = Some(connack);
-        client
+        self.connack = Some(connack);
+        self
     }
 
     /// The session flag of the CONNACK.
@@ -177,7 +199,13 @@ impl Client {
         match tokio::time::timeout_at(deadline.into(), read).await {
             Ok(Ok(0)) => Ok(false),
             Ok(Ok(_)) => Ok(true),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+            // The second: TLS without its last word, as of a process that was killed.
+            Ok(Err(e))
+                if [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof]
+                    .contains(&e.kind()) =>
+            {
+                Ok(false)
+            }
             Ok(Err(e)) => Err(format!("reading failed: {e}")),
             Err(_) => Err(format!("nothing within {:?}", self.patience)),
         }

@@ -16,6 +16,8 @@ pub mod received;
 pub mod run;
 pub mod skip;
 pub mod slow;
+pub mod tls;
+pub mod websocket;
 pub mod wire;
 
 pub use broker::{Broker, Launch};
@@ -24,4 +26,6 @@ pub use cluster::Cluster;
 pub use packets::*;
 pub use received::{Received, Value};
 pub use run::{block_on, fresh, until};
+pub use tls::Authority;
+pub use websocket::WebSocket;
 pub use wire::{Props, Version, props};

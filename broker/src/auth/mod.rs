@@ -18,6 +18,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::config;
+use crate::config::auth::Method;
 
 pub use hash::{Hash, HashError, hash_new};
 pub use password_file::{PasswordFileError, PasswordTable, Problem, ProblemKind, is_blank};
@@ -50,6 +51,8 @@ pub struct Attempt<'a> {
     pub listener: &'a config::listener::Config,
     pub username: Option<&'a str>,
     pub password: Option<&'a [u8]>,
+    /// Who the certificate names that it showed, and that was checked.
+    pub certificate: Option<&'a str>,
     pub peer: SocketAddr,
 }
 
@@ -67,6 +70,7 @@ pub enum Proof {
     /// Not at all, and need not.
     Anonymous,
     PasswordFile,
+    Certificate,
 }
 
 /// Why a client may not connect.
@@ -151,6 +155,10 @@ impl Authenticator {
                 proof: Proof::PasswordFile,
                 ..
             }) => ("password-file", "ok"),
+            Ok(Identity {
+                proof: Proof::Certificate,
+                ..
+            }) => ("certificate", "ok"),
             Err(AuthError::BadCredentials) => ("password-file", "bad_credentials"),
             Err(AuthError::NotAuthorized) => ("anonymous", "not_authorized"),
             Err(AuthError::Unavailable) => ("password-file", "unavailable"),
@@ -169,6 +177,12 @@ impl Authenticator {
     }
 
     async fn decide(&self, attempt: &Attempt<'_>) -> Result<Identity, AuthError> {
+        if let Some(name) = self.certified(attempt) {
+            return Ok(Identity {
+                username: Some(name.into()),
+                proof: Proof::Certificate,
+            });
+        }
         let anonymous = Identity {
             username: None,
             proof: Proof::Anonymous,
@@ -190,6 +204,22 @@ impl Authenticator {
                 })
             }
         }
+    }
+
+    /// Who a certificate proves a client to be, where that is the method for it: a password is asked first only where it
+    /// stands first in the chain and the client names a user.
+    fn certified<'a>(&self, attempt: &Attempt<'a>) -> Option<&'a str> {
+        let asked = self
+            .config
+            .methods()
+            .into_iter()
+            .find(|method| match method {
+                Method::PasswordFile => attempt.username.is_some(),
+                Method::Certificate => attempt.certificate.is_some(),
+            });
+        attempt
+            .certificate
+            .filter(|_| asked == Some(Method::Certificate))
     }
 
     async fn check_password(
@@ -288,6 +318,7 @@ mod tests {
                 listener: &self.listener,
                 username,
                 password,
+                certificate: None,
                 peer: "127.0.0.1:1".parse().unwrap(),
             }
         }
@@ -367,6 +398,45 @@ mod tests {
             .authenticate(fixture.attempt(Some("ann"), Some(b"a")))
             .await;
         assert_eq!(refused, Err(AuthError::BadCredentials));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_in_its_turn() {
+        let mut fixture = fixture();
+        let mut with = |chain: &[Method]| {
+            fixture.config.chain = Some(chain.to_vec());
+            Authenticator::new(&fixture.config, PATIENCE).unwrap()
+        };
+        let certificate_first = with(&[Method::Certificate, Method::PasswordFile]);
+        let password_first = with(&[Method::PasswordFile, Method::Certificate]);
+        let no_certificate = with(&[Method::PasswordFile]);
+        let attempt = |username, certificate| Attempt {
+            certificate,
+            ..fixture.attempt(username, Some(b"a"))
+        };
+        let named = |identity: Result<Identity, AuthError>| {
+            identity.map(|one| one.username.as_deref().map(str::to_owned))
+        };
+        let both = attempt(Some("ann"), Some("device"));
+        let only_certificate = attempt(None, Some("device"));
+        for (authenticator, attempt, expected) in [
+            (&certificate_first, both, Ok(Some("device"))),
+            (
+                &certificate_first,
+                attempt(Some("ann"), None),
+                Ok(Some("ann")),
+            ),
+            (&password_first, both, Ok(Some("ann"))),
+            (&password_first, only_certificate, Ok(Some("device"))),
+            (
+                &no_certificate,
+                only_certificate,
+                Err(AuthError::NotAuthorized),
+            ),
+        ] {
+            let found = named(authenticator.authenticate(attempt).await);
+            assert_eq!(found, expected.map(|name| name.map(str::to_owned)));
+        }
     }
 
     #[tokio::test]

@@ -207,7 +207,7 @@ mod tests {
         .config;
         assert_eq!(config.node.effective_name().as_str(), "n1");
         assert_eq!(config.node.data_dir.to_str(), Some("d"));
-        assert_eq!(config.listeners[0].bind.port(), 1);
+        assert_eq!(config.listeners[0].bind.port(), Some(1));
         assert_eq!(config.cluster.bind.port(), 2);
         assert_eq!(config.cluster.advertise.unwrap().host(), "n1");
         assert_eq!(config.cluster.join.len(), 2);
@@ -231,7 +231,7 @@ mod tests {
             shown,
             [
                 "flag --discover-dns: `cluster.discover_dns = \"n:7883\"` is not available in this version",
-                "flag --mqtt-bind: `listener.bind = \"here\"` is not allowed: allowed is an IP address and a port, as 127.0.0.1:1883 or [::1]:1883",
+                "flag --mqtt-bind: `listener.bind = \"here\"` is not allowed: allowed is an IP address and a port, as 127.0.0.1:1883 or [::1]:1883, or the path of a unix socket, as unix:/run/flotte.sock",
             ]
         );
     }

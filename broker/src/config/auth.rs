@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
+use super::listener;
 use super::section::section;
-use super::types::Nothing;
+use super::types::{Nothing, Present};
 use super::value::choice;
-use super::{is_loopback, listener};
 
 choice! {
     /// A way to prove who one is.
     Method {
         /// Lines of user and hash in a file.
         PasswordFile = "password-file",
+        /// The certificate that the client showed to the listener, checked there.
+        Certificate = "certificate",
     }
-    later { "certificate", "jwt", "http", "scram" }
+    later { "jwt", "http", "scram" }
 }
 
 section! {
@@ -26,10 +28,11 @@ section! {
         /// Lines of `user:hash`, made with `flotte passwd`; bcrypt and mosquitto_passwd's $6$ and $7$ are read, too. Read
         /// again by a reload: clients whose user is gone are closed; a password that changed counts at the next CONNECT.
         password_file ["password-file.file"]: Option<PathBuf> = None;
+        /// A client that shows a certificate is who it says, by `tls.identity` of its listener; whatever user name its
+        /// CONNECT holds does not count then. A table without keys.
+        certificate: Option<Present> = None;
     }
     later {
-        /// User names from client certificates.
-        "certificate": Option<Nothing> = None;
         /// Signed tokens as passwords.
         "jwt": Option<Nothing> = None;
         /// A question to an HTTP server.
@@ -42,7 +45,7 @@ section! {
 impl Config {
     /// Whether clients without a user name are taken on `listener`.
     pub fn takes_anonymous(&self, listener: &listener::Config) -> bool {
-        let out_of_the_box = self.methods().is_empty() && is_loopback(listener.bind);
+        let out_of_the_box = self.methods().is_empty() && listener.bind.is_local();
         listener
             .allow_anonymous
             .or(self.allow_anonymous)
@@ -51,10 +54,11 @@ impl Config {
 
     /// The methods that are asked, in order.
     pub fn methods(&self) -> Vec<Method> {
-        match (&self.chain, &self.password_file) {
-            (Some(chain), _) => chain.clone(),
-            (None, Some(_)) => vec![Method::PasswordFile],
-            (None, None) => Vec::new(),
+        if let Some(chain) = &self.chain {
+            return chain.clone();
         }
+        let password_file = self.password_file.as_ref().map(|_| Method::PasswordFile);
+        let certificate = self.certificate.map(|_| Method::Certificate);
+        password_file.into_iter().chain(certificate).collect()
     }
 }

@@ -174,9 +174,15 @@ impl Layers {
         }
         let name = keys
             .get("listener.name")
+            .or_else(|| keys.get("listener.protocol"))
             .and_then(|given| given.raw.text())
             .unwrap_or("mqtt")
             .to_owned();
+        // One that has no name is called after what it speaks.
+        keys.entry("listener.name".to_owned()).or_insert(Given {
+            raw: Raw::Text(name.clone()),
+            origin: Origin::Default,
+        });
         self.listeners.push(GivenListener { name, keys });
     }
 
@@ -235,10 +241,13 @@ impl Layers {
 
     fn refuse_unknown_tables(&mut self) {
         for (key, origin) in std::mem::take(&mut self.empty_tables) {
+            if known_keys().contains(&key) {
+                let raw = Raw::Table;
+                self.keys.insert(key, Given { raw, origin });
+                continue;
+            }
             let below = format!("{key}.");
-            let known = known_keys()
-                .iter()
-                .any(|known| known.starts_with(&below) || *known == key);
+            let known = known_keys().iter().any(|known| known.starts_with(&below));
             if !known && !super::SECTIONS.contains(&key.as_str()) {
                 let nearest = nearest(&key);
                 self.errors.push(ConfigError::UnknownKey {

@@ -199,15 +199,22 @@ fn read_listener(
     effective: &mut Vec<Effective>,
 ) -> listener::Config {
     let first = effective.len();
-    let config = listener::Config::read(&mut Reader {
+    let has_bind = given.keys.contains_key("listener.bind");
+    let mut config = listener::Config::read(&mut Reader {
         section: listener::Config::NAME.to_owned(),
         given: &mut given.keys,
         effective,
         errors,
     });
+    if !has_bind {
+        config.bind = config.default_bind();
+    }
     // People tell listeners apart by name.
     for value in &mut effective[first..] {
         if let Some(key) = value.key.strip_prefix("listener.") {
+            if key == "bind" {
+                value.value = value::Setting::to_toml(&config.bind);
+            }
             value.key = format!("listener.{}.{key}", config.name);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::cluster::ELECTION_TIMEOUT_MS_MAX;
 use super::error::{ConfigError, Origin};
 use super::section::Effective;
-use super::{Config, is_loopback, listener};
+use super::{Config, auth, is_loopback, listener};
 
 /// A configuration whose values are fine one by one, under examination.
 pub struct Checked<'a> {
@@ -29,17 +29,25 @@ impl Checked<'_> {
     }
 
     fn authentication(&mut self) {
-        let auth = &self.config.auth;
-        let methods = auth.methods();
-        if methods.contains(&super::auth::Method::PasswordFile) && auth.password_file.is_none() {
+        let config = &self.config.auth;
+        let methods = config.methods();
+        if methods.contains(&auth::Method::PasswordFile) && config.password_file.is_none() {
             self.refuse(
                 "auth.chain",
                 "\"password-file\" needs the key `auth.password-file.file`",
             );
         }
-        if auth.password_file.is_some() && methods.is_empty() {
+        if config.password_file.is_some() && methods.is_empty() {
             self.warnings.push(
                 "auth.password-file is set but not in auth.chain: nobody is asked for a password"
+                    .into(),
+            );
+        }
+        let asks =
+            |listener: &listener::Config| listener.tls_client_cert != listener::ClientCert::None;
+        if methods.contains(&auth::Method::Certificate) && !self.config.listeners.iter().any(asks) {
+            self.warnings.push(
+                "auth.chain has \"certificate\", and no listener asks for one (`tls.client_cert`)"
                     .into(),
             );
         }
@@ -71,7 +79,7 @@ impl Checked<'_> {
         let key = |key: &str| format!("listener.{}.{key}", listener.name);
         let auth = &self.config.auth;
         let explicit = listener.allow_anonymous.or(auth.allow_anonymous);
-        if !is_loopback(listener.bind) && auth.methods().is_empty() && explicit != Some(true) {
+        if !listener.bind.is_local() && auth.methods().is_empty() && explicit != Some(true) {
             self.refuse(
                 &key("bind"),
                 "on any other address than loopback a listener needs authentication (`auth.password-file.file`), \
@@ -88,6 +96,64 @@ impl Checked<'_> {
         versions.dedup();
         if versions.len() != listener.versions.len() {
             self.refuse(&key("versions"), "a version stands there twice");
+        }
+        self.transport(listener);
+    }
+
+    /// What belongs to the protocol of a listener and what does not.
+    fn transport(&mut self, listener: &listener::Config) {
+        let key = |key: &str| format!("listener.{}.{key}", listener.name);
+        let protocol = listener.protocol;
+        let is_path = matches!(listener.bind, listener::Bind::Unix(_));
+        match (protocol == listener::Protocol::Unix, is_path) {
+            (true, false) => self.refuse(
+                &key("bind"),
+                "with protocol \"unix\" it is the path of the socket, as unix:/run/flotte.sock",
+            ),
+            (false, true) => self.refuse(
+                &key("bind"),
+                "the path of a socket needs protocol \"unix\"; for others it is an address and a port",
+            ),
+            _ => {}
+        }
+        if !listener.ws_origins.is_empty() && !protocol.is_ws() {
+            self.refuse(&key("ws_origins"), "only \"ws\" and \"wss\" have origins");
+        }
+        let files = [
+            ("tls.cert", &listener.tls_cert),
+            ("tls.key", &listener.tls_key),
+            ("tls.client_ca", &listener.tls_client_ca),
+            ("tls.crl", &listener.tls_crl),
+        ];
+        let asks = listener.tls_client_cert != listener::ClientCert::None;
+        for (name, file) in files {
+            let needed = match name {
+                "tls.client_ca" => asks,
+                "tls.crl" => false,
+                _ => true,
+            };
+            if file.is_some() && !protocol.is_tls() {
+                self.refuse(&key(name), "only \"mqtts\" and \"wss\" have TLS");
+            } else if file.is_none() && protocol.is_tls() && needed {
+                let why = match name {
+                    "tls.client_ca" => {
+                        "with `tls.client_cert` it has to be said who signs the certificates of clients"
+                    }
+                    _ => "\"mqtts\" and \"wss\" need a certificate and its key",
+                };
+                self.refuse(&key(name), why);
+            }
+        }
+        if asks && !protocol.is_tls() {
+            self.refuse(
+                &key("tls.client_cert"),
+                "only \"mqtts\" and \"wss\" have TLS",
+            );
+        } else if listener.tls_crl.is_some() && !asks {
+            self.refuse(
+                &key("tls.crl"),
+                "without `tls.client_cert` no certificate of a client is looked at",
+            );
         }
     }
 
@@ -118,23 +184,21 @@ impl Checked<'_> {
 
     fn addresses_are_different(&mut self) {
         let config = self.config;
+        let bind_of = |listener: &listener::Config| {
+            (
+                format!("listener.{}.bind", listener.name),
+                listener.bind.clone(),
+            )
+        };
         let mut taken = vec![
-            ("cluster.bind".to_owned(), config.cluster.bind),
-            ("admin.bind".to_owned(), config.admin.bind),
+            ("cluster.bind".to_owned(), config.cluster.bind.into()),
+            ("admin.bind".to_owned(), config.admin.bind.into()),
         ];
-        taken.extend(
-            config
-                .listeners
+        taken.extend(config.listeners.iter().map(bind_of));
+        for (at, (key, bind)) in taken.iter().enumerate() {
+            let clash = taken[..at]
                 .iter()
-                .map(|listener| (format!("listener.{}.bind", listener.name), listener.bind)),
-        );
-        for (at, (key, address)) in taken.iter().enumerate() {
-            let clash = taken[..at].iter().find(|(other, taken)| {
-                let same_ip = taken.ip() == address.ip()
-                    || (taken.is_ipv4() == address.is_ipv4()
-                        && (taken.ip().is_unspecified() || address.ip().is_unspecified()));
-                address.port() != 0 && taken.port() == address.port() && same_ip && other != key
-            });
+                .find(|(other, taken)| overlap(taken, bind) && other != key);
             if let Some((other, _)) = clash {
                 self.refuse(key, &format!("`{other}` takes this address already"));
             }
@@ -186,5 +250,18 @@ impl Checked<'_> {
                 .unwrap_or_else(|| "(unset)".to_owned()),
             why: why.to_owned(),
         });
+    }
+}
+
+/// Whether only one of two can be bound.
+fn overlap(one: &listener::Bind, other: &listener::Bind) -> bool {
+    match (one, other) {
+        (listener::Bind::Tcp(one), listener::Bind::Tcp(other)) => {
+            let same_ip = one.ip() == other.ip()
+                || (one.is_ipv4() == other.is_ipv4()
+                    && (one.ip().is_unspecified() || other.ip().is_unspecified()));
+            one.port() != 0 && one.port() == other.port() && same_ip
+        }
+        (one, other) => one == other,
     }
 }

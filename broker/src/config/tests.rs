@@ -169,16 +169,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 fn a_key_or_value_of_a_later_version_says_so() {
     for (toml, shown) in [
         (
-            "[[listener]]\nprotocol = \"wss\"\n",
-            "`listener.protocol = \"wss\"`",
-        ),
-        (
             "[[listener]]\nproxy_protocol = true\n",
             "`listener.proxy_protocol = true`",
-        ),
-        (
-            "[[listener]]\ntls = { cert = \"a.pem\" }\n",
-            "`listener.tls.cert = \"a.pem\"`",
         ),
         (
             "[[listener]]\nmountpoint = \"a/\"\n",
@@ -224,7 +216,13 @@ fn a_key_or_value_of_a_later_version_says_so() {
 
 #[test]
 fn a_later_key_may_say_its_default() {
-    config("[[listener]]\nproxy_protocol = false\nws_origins = []\n[admin]\ndashboard = true\n");
+    config(
+        "[[listener]]
+proxy_protocol = false
+[admin]
+dashboard = true
+",
+    );
 }
 
 #[test]
@@ -340,7 +338,7 @@ fn environment_variables_reach_nested_keys_lists_and_listeners() {
     assert_eq!(loaded.config.cluster.join.len(), 2);
     assert_eq!(loaded.config.auth.methods(), [auth::Method::PasswordFile]);
     assert_eq!(loaded.config.listeners.len(), 1);
-    assert_eq!(loaded.config.listeners[0].bind.port(), 0);
+    assert_eq!(loaded.config.listeners[0].bind.port(), Some(0));
     assert_eq!(loaded.config.mqtt.connect_timeout_s, 2);
     assert_eq!(loaded.config.node.name, None);
 }
@@ -369,7 +367,7 @@ fn a_bind_flag_changes_the_listener_of_that_name_and_leaves_others() {
     assert_eq!(listeners.len(), 2);
     assert_eq!(
         (listeners[1].bind.port(), listeners[1].versions.len()),
-        (7, 1)
+        (Some(7), 1)
     );
 
     let alone = Config::load(&Sources {
@@ -379,25 +377,27 @@ fn a_bind_flag_changes_the_listener_of_that_name_and_leaves_others() {
     .unwrap()
     .config
     .listeners;
-    assert_eq!((alone.len(), alone[0].bind.port()), (1, 7));
+    assert_eq!((alone.len(), alone[0].bind.port()), (1, Some(7)));
 }
 
 #[test]
-fn the_websocket_flag_is_known_and_not_available() {
+fn the_websocket_flag_makes_a_listener() {
     let flags = vec![Flag {
         flag: "--ws-bind",
         key: "listener.ws.bind",
-        value: Raw::Word("127.0.0.1:8083".into()),
+        value: Raw::Word("127.0.0.1:9083".into()),
     }];
-    let errors = Config::load(&Sources {
+    let config = Config::load(&Sources {
         flags,
         ..Sources::default()
     })
-    .unwrap_err();
-    assert_eq!(
-        errors[0].to_string(),
-        "flag --ws-bind: `listener.protocol = \"ws\"` is not available in this version"
-    );
+    .unwrap()
+    .config;
+    let [ws] = &config.listeners[..] else {
+        panic!("{:?}", config.listeners);
+    };
+    assert_eq!(ws.protocol, listener::Protocol::Ws);
+    assert_eq!(ws.bind.port(), Some(9083));
 }
 
 #[test]

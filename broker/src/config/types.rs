@@ -339,6 +339,27 @@ impl Setting for Nothing {
     }
 }
 
+/// The content of a key that is a table without keys: that it is there says everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present;
+
+impl Setting for Present {
+    fn allowed() -> Cow<'static, str> {
+        "a table without keys".into()
+    }
+    fn parse(raw: &Raw) -> Result<Self, Refusal> {
+        match raw {
+            Raw::Table => Ok(Self),
+            // The environment has no tables.
+            Raw::Word(word) if word == "{}" => Ok(Self),
+            _ => Err(Refusal::Bad),
+        }
+    }
+    fn to_toml(&self) -> Option<String> {
+        Some("{}".to_owned())
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

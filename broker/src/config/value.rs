@@ -15,6 +15,8 @@ pub enum Raw {
     Integer(i64),
     Text(String),
     List(Vec<Raw>),
+    /// A table without keys.
+    Table,
     /// A table or anything else that no setting is read from, as it shall be shown.
     Other(String),
     /// From the environment or a flag: text that may stand for a number, a switch or a list.
@@ -31,6 +33,7 @@ impl fmt::Display for Raw {
                 let shown: Vec<String> = items.iter().map(Raw::to_string).collect();
                 write!(out, "[{}]", shown.join(", "))
             }
+            Self::Table => out.write_str("{}"),
             Self::Other(shown) => out.write_str(shown),
         }
     }

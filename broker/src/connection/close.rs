@@ -101,17 +101,23 @@ impl Connection {
             return;
         }
         let (clean, bytes_max) = (output.is_flushed(), output.packet_bytes_max());
-        let Some(socket) = output.disconnect() else {
-            return;
-        };
+        output.disconnect();
         drop(output);
-        if let (Some(reason), true, Version::V5) = (reason, clean, self.version) {
-            let words = self.goodbye(reason, bytes_max);
-            if !words.is_empty() {
-                // A client whose socket is full does not get them.
-                Count::packets_out(PacketType::Disconnect).add(1);
-                let _ = socket.try_write(&words);
-            }
+        let words = match (reason, clean, self.version) {
+            (Some(reason), true, Version::V5) => self.goodbye(reason, bytes_max),
+            _ => BytesMut::new(),
+        };
+        if !words.is_empty() {
+            Count::packets_out(PacketType::Disconnect).add(1);
+        }
+        self.socket.close(&words);
+        let is_over = match end {
+            End::Lost => !self.socket.has_last_word(),
+            End::Disconnected { .. } | End::DisconnectedWithWill { .. } => self.socket.is_plain(),
+            _ => false,
+        };
+        if !is_over {
+            self.worker.linger(Arc::clone(&self.socket));
         }
     }
 }

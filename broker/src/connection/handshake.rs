@@ -14,8 +14,6 @@ use flotte_mqtt::session::Peer;
 use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{ByteStr, ClientId, PacketType, Version};
 use metrics::counter;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tracing::{Span, debug};
 
 use super::counted::Counted;
@@ -27,6 +25,7 @@ use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
 use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
+use crate::transport::Socket;
 
 /// How long a client that is refused may take to say so much that it can be told why.
 const TURNED_AWAY_MS: u64 = 2_000;
@@ -34,7 +33,7 @@ const TURNED_AWAY_MS: u64 = 2_000;
 /// Lets the client of an accepted socket in, or not.
 pub(super) async fn run(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    socket: Arc<Socket>,
     (peer, turned_away): (SocketAddr, Option<TurnedAway>),
     listener: Arc<ListenerInfo>,
 ) {
@@ -42,10 +41,7 @@ pub(super) async fn run(
     let counted = turned_away
         .is_none()
         .then(|| Counted::new(&shared, &listener));
-    if let Err(e) = stream.set_nodelay(true) {
-        debug!(error = %e, "no TCP_NODELAY");
-    }
-    let (socket, out) = stream.into_split();
+    let (here, theirs) = (Rc::clone(&worker), Arc::clone(&socket));
     let signal = Arc::new(Signal::default());
     let timeout = u64::from(shared.config.mqtt.connect_timeout_s) * 1_000;
     let least = turned_away.as_ref().map_or(timeout, |_| TURNED_AWAY_MS);
@@ -56,7 +52,6 @@ pub(super) async fn run(
     let arrival = Arrival {
         worker,
         socket,
-        out,
         signal,
         counted,
         turned_away,
@@ -66,16 +61,19 @@ pub(super) async fn run(
         packet_bytes_max: usize::MAX,
     };
     // A task of its own: what a handshake takes is not kept for the life of the connection.
-    if let Some(connection) = arrival.shake_hands().await {
-        connection.start();
+    match arrival.shake_hands().await {
+        Some(connection) => connection.start(),
+        None => {
+            theirs.close(&[]);
+            here.linger(theirs);
+        }
     }
 }
 
 /// A socket whose client has not been let in yet.
 struct Arrival {
     worker: Rc<Worker>,
-    socket: OwnedReadHalf,
-    out: OwnedWriteHalf,
+    socket: Arc<Socket>,
     signal: Arc<Signal>,
     /// One that is turned away does not count.
     counted: Option<Counted>,
@@ -160,7 +158,7 @@ impl Arrival {
                     counter!("flotte_connects_total", "result" => "timeout").increment(1);
                     return None;
                 },
-                read = read_some(&mut self.socket, &self.worker) => match read {
+                read = read_some(&self.socket, &self.worker) => match read {
                     Ok(0) | Err(_) => return None,
                     Ok(bytes) => {
                         Count::BYTES_IN.add(bytes as u64);
@@ -187,10 +185,12 @@ impl Arrival {
         if !shared.cluster().lease().held() {
             return Err(ReasonCode::ServerUnavailable);
         }
+        let certificate = self.socket.peer();
         let attempt = Attempt {
             listener: &self.listener.config,
             username: connect.username.as_ref().map(ByteStr::as_str),
             password: connect.password.as_deref(),
+            certificate: certificate.as_deref(),
             peer: self.peer,
         };
         let identity = shared
@@ -422,7 +422,7 @@ impl Arrival {
             },
         };
         let link = OutputLink {
-            socket: self.out,
+            socket: Arc::clone(&self.socket),
             signal: Arc::clone(&self.signal),
             version,
         };
@@ -493,7 +493,7 @@ impl Arrival {
         // [MQTT-3.1.2-24]
         if encoded.is_ok() && bytes.len() <= self.packet_bytes_max {
             Count::packets_out(PacketType::ConnAck).add(1);
-            let _ = self.out.try_write(&bytes);
+            self.socket.close(&bytes);
         }
     }
 }

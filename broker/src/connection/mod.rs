@@ -34,14 +34,13 @@ use flotte_mqtt::codec::Decoder;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::{QoS, Version};
 use futures::future::{FutureExt, LocalBoxFuture};
-use tokio::net::tcp::OwnedReadHalf;
-use tokio_util::io::poll_read_buf;
 use tracing::{Span, debug};
 
 use crate::auth::acl::Rights;
 use crate::metrics::Count;
 use crate::router::MatchCache;
 use crate::session::{Session, Signal, Wake, flush_dirty, mark_dirty, now_ms};
+use crate::transport::Socket;
 use counted::Counted;
 use publish::WaitingLine;
 use throttle::Throttle;
@@ -108,7 +107,7 @@ enum Event {
 /// Thousands of these wait for most of their lives: what is rare is boxed, and gone when it is over.
 pub struct Connection {
     worker: Rc<Worker>,
-    socket: OwnedReadHalf,
+    socket: Arc<Socket>,
     session: Arc<Session>,
     signal: Arc<Signal>,
     _counted: Option<Counted>,
@@ -208,14 +207,14 @@ impl Connection {
 
     /// Reads into the worker's buffer, and waits for room in the socket where that was full.
     fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.blocked && self.socket.as_ref().poll_write_ready(cx).is_ready() {
+        if self.blocked && self.socket.poll_write_ready(cx).is_ready() {
             return Poll::Ready(Event::Writable);
         }
         if !self.may_read() {
             return Poll::Pending;
         }
         let buffer = &mut *self.worker.read_buffer();
-        poll_read_buf(Pin::new(&mut self.socket), cx, buffer).map(Event::Read)
+        self.socket.poll_read(cx, buffer).map(Event::Read)
     }
 
     fn may_read(&self) -> bool {
@@ -401,7 +400,6 @@ impl Connection {
 }
 
 /// Reads what there is into the worker's buffer. Whoever gets a count takes it with [`Worker::take_read`] at once.
-async fn read_some(socket: &mut OwnedReadHalf, worker: &Rc<Worker>) -> io::Result<usize> {
-    // A short read tells the driver that there is no more: one system call for each wake-up.
-    poll_fn(|cx| poll_read_buf(Pin::new(&mut *socket), cx, &mut *worker.read_buffer())).await
+async fn read_some(socket: &Socket, worker: &Worker) -> io::Result<usize> {
+    poll_fn(|cx| socket.poll_read(cx, &mut worker.read_buffer())).await
 }

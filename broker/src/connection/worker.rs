@@ -1,7 +1,7 @@
 //! Workers: one thread and one current-thread runtime for each core. A connection lives and dies on one.
 
-use std::cell::{RefCell, RefMut};
-use std::net::{SocketAddr, TcpStream};
+use std::cell::{Cell, RefCell, RefMut};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,13 +23,17 @@ use super::timers::Wheel;
 use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::listener::Listeners;
 use crate::router::Router;
 use crate::session::{Limits, Registry};
+use crate::transport::{self, Layering, Socket};
 
 /// One read takes at most this much.
 const READ_BYTES: usize = 64 << 10;
 /// Accepted sockets that wait for a worker.
 const QUEUE: usize = 1_024;
+/// Connections of a worker that are over and wait for the peer to close its side; further ones are closed at once.
+const LINGERING_MAX: usize = 1_024;
 /// How late the loss of the lease may be noticed by connections that only wait.
 const LEASE_LOOK: Duration = Duration::from_millis(100);
 
@@ -47,11 +51,13 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     /// Who may connect.
     pub auth: Authenticator,
+    /// Where they come in.
+    pub listeners: Listeners,
     /// Connections of all listeners.
     pub connections: AtomicUsize,
     /// The most that there were at once.
     pub connections_most: AtomicUsize,
-    /// Ends of connections that the cluster has not committed yet.
+    /// Ends of connections that the cluster has not committed yet, and such that linger.
     pub closing: AtomicUsize,
 }
 
@@ -118,13 +124,15 @@ pub struct ListenerInfo {
     pub config: crate::config::listener::Config,
     /// Its connections.
     pub connections: AtomicUsize,
+    /// What stands between its sockets and MQTT.
+    pub layering: Layering,
 }
 
 /// A socket that a listener accepted.
 #[derive(Debug)]
 pub struct Accepted {
     /// Non-blocking.
-    pub stream: TcpStream,
+    pub stream: transport::Accepted,
     /// Where it came from.
     pub peer: SocketAddr,
     /// Where it came in.
@@ -143,6 +151,8 @@ pub struct Worker {
     pub samples: Samples,
     /// Whatever is read goes through it; borrowed for one poll only.
     buffer: RefCell<BytesMut>,
+    /// How many connections linger, at most [`LINGERING_MAX`].
+    lingering: Cell<usize>,
 }
 
 impl Worker {
@@ -153,6 +163,21 @@ impl Worker {
             buffer.reserve(READ_BYTES);
         }
         buffer
+    }
+
+    /// Lets a connection end in order: its peer has a moment to read the last words.
+    pub fn linger(self: &Rc<Self>, socket: Arc<Socket>) {
+        if self.lingering.get() >= LINGERING_MAX {
+            return;
+        }
+        self.lingering.update(|count| count + 1);
+        self.shared.closing.fetch_add(1, Ordering::AcqRel);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            socket.linger().await;
+            worker.lingering.update(|count| count - 1);
+            worker.shared.closing.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 
     /// Takes what was read.
@@ -240,6 +265,7 @@ async fn run(
         wheel: Wheel::new(),
         samples: Samples::default(),
         buffer: RefCell::new(BytesMut::new()),
+        lingering: Cell::new(0),
     });
     tokio::task::spawn_local(Rc::clone(&worker.wheel).run());
     tokio::task::spawn_local(watch_lease(Rc::clone(&worker)));
@@ -250,8 +276,8 @@ async fn run(
         };
         let Some(accepted) = next else { return };
         let span = debug_span!("client", peer = %accepted.peer, client = tracing::field::Empty);
-        let stream = match tokio::net::TcpStream::from_std(accepted.stream) {
-            Ok(stream) => stream,
+        let socket = match accepted.listener.layering.accept(accepted.stream) {
+            Ok(socket) => socket,
             Err(e) => {
                 debug!(error = %e, "socket not usable");
                 continue;
@@ -259,7 +285,7 @@ async fn run(
         };
         let task = handshake::run(
             Rc::clone(&worker),
-            stream,
+            socket,
             (accepted.peer, accepted.turned_away),
             accepted.listener,
         );

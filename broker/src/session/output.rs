@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::signal::{Signal, Wake};
 use crate::metrics::{self, Count};
+use crate::transport::Socket;
 
 /// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
 /// reads the answers.
@@ -27,7 +27,7 @@ const CAME_LIVE_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct OutputLink {
     /// Written by whichever thread has something for the client.
-    pub socket: OwnedWriteHalf,
+    pub socket: Arc<Socket>,
     /// Wakes the connection's task.
     pub signal: Arc<Signal>,
     /// Protocol version of the client.
@@ -76,13 +76,13 @@ impl Output {
         }
     }
 
-    /// The connection is gone. Returns its socket, so that the last words can be written.
-    pub fn disconnect(&mut self) -> Option<OwnedWriteHalf> {
+    /// The connection is gone.
+    pub fn disconnect(&mut self) {
         metrics::count(&self.outbound.disconnect());
         self.buffer = BytesMut::new();
         self.blocked = false;
         self.came_live = None;
-        self.link.take().map(|link| link.socket)
+        self.link = None;
     }
 
     /// The session is no more.
@@ -199,7 +199,7 @@ impl Output {
         if self.blocked {
             return;
         }
-        while let Some(link) = &self.link {
+        while self.link.is_some() {
             if self.buffer.is_empty() {
                 self.buffer = BytesMut::new();
                 if !self.outbound.wants_write() {
@@ -210,30 +210,40 @@ impl Output {
                     return;
                 }
             }
-            match link.socket.try_write(&self.buffer) {
-                Ok(written) => {
-                    Count::BYTES_OUT.add(written as u64);
-                    self.buffer.advance(written);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    self.outbound.handle_congested();
-                    link.signal.raise(Wake::BLOCKED);
-                    return;
-                }
-                Err(_) => {
-                    self.buffer = BytesMut::new();
-                    self.blocked = true;
-                    link.signal.raise(Wake::BROKEN);
-                    return;
-                }
+            if !self.write_out() {
+                return;
             }
         }
+    }
+
+    /// Writes what is encoded. False = the socket takes no more.
+    fn write_out(&mut self) -> bool {
+        let Some(link) = &self.link else { return true };
+        let before = self.buffer.len();
+        let written = link.socket.write(&mut self.buffer);
+        Count::BYTES_OUT.add((before - self.buffer.len()) as u64);
+        match written {
+            Ok(()) => return true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.outbound.handle_congested();
+                link.signal.raise(Wake::BLOCKED);
+            }
+            Err(_) => {
+                self.buffer = BytesMut::new();
+                link.signal.raise(Wake::BROKEN);
+            }
+        }
+        self.blocked = true;
+        false
     }
 
     /// The socket takes bytes again. Says whether it still does when all was tried.
     pub fn writable(&mut self, now_ms: u64) -> bool {
         self.blocked = false;
+        // Also where nothing is left here: a layer may hold what it has sealed.
+        if !self.write_out() {
+            return false;
+        }
         self.flush(now_ms);
         if !self.blocked {
             metrics::count(&self.outbound.handle_writable(now_ms, &mut self.buffer));

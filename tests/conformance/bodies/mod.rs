@@ -16,4 +16,5 @@ pub mod shared;
 pub mod slow;
 pub mod strings;
 pub mod subscribing;
+pub mod websocket;
 pub mod wills;

@@ -1,20 +1,23 @@
 //! A client's connection: packets in and out, and keep alive. What is queued is written and what has come is read by the same
 //! call, so that a broker that waits to be read is never waited for.
 
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use flotte_mqtt::codec::{Decoder, encode, encoded_len};
 use flotte_mqtt::packet::{ConnAck, Connect, Disconnect, Packet};
 use flotte_mqtt::property::Properties;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::{QoS, Version};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::options::ConnectOptions;
-use super::{ClientError, Said};
+use super::{ClientError, Said, tls};
+use crate::transport::{Socket, Stream};
 
 /// How long the broker has for the connection and its CONNACK, and for an answer to a ping.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +33,7 @@ const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// An open connection, whose CONNECT the broker has taken.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    socket: Socket,
     version: Version,
     decoder: Decoder,
     /// Read and not decoded yet; at most one packet and a read.
@@ -61,15 +64,17 @@ impl Connection {
     pub async fn open(options: &ConnectOptions, kind: &str) -> Result<Self, ClientError> {
         let connect = options.connect(kind)?;
         let address = options.address();
+        let tls = tls::session(options)?;
         let opened = timeout(ANSWER_TIMEOUT, async {
-            let connected = TcpStream::connect((options.host.as_str(), options.port)).await;
-            let stream = connected.map_err(|source| ClientError::Connect {
+            let connected = async {
+                let host = options.ws.then_some(address.as_str());
+                Socket::connect(dial(options).await?, tls, host).await
+            };
+            let socket = connected.await.map_err(|source| ClientError::Connect {
                 address: address.clone(),
                 source,
             })?;
-            // Small packets shall not wait for each other; where that cannot be had the client works all the same.
-            let _ = stream.set_nodelay(true);
-            Self::introduce(stream, connect).await
+            Self::introduce(socket, connect).await
         });
         let no_answer = || ClientError::NoAnswer {
             address: address.clone(),
@@ -78,7 +83,7 @@ impl Connection {
         opened.await.map_err(|_| no_answer())?
     }
 
-    async fn introduce(stream: TcpStream, connect: Connect) -> Result<Self, ClientError> {
+    async fn introduce(socket: Socket, connect: Connect) -> Result<Self, ClientError> {
         let version = connect.version;
         let mut decoder = Decoder::new(PACKET_BYTES_MAX);
         decoder.set_version(version);
@@ -89,7 +94,7 @@ impl Connection {
             retain: true,
         };
         let mut connection = Self {
-            stream,
+            socket,
             version,
             decoder,
             input: BytesMut::new(),
@@ -195,24 +200,34 @@ impl Connection {
                 .unwrap_or_default()
                 .clamp(READ_BYTES, 1024 * 1024),
         );
-        let (mut reader, mut writer) = self.stream.split();
         tokio::select! {
-            read = reader.read_buf(&mut self.input) => match read.map_err(ClientError::Lost)? {
-                0 => Err(ClientError::Closed),
-                _ => Ok(()),
-            },
-            written = writer.write(&self.output), if !self.output.is_empty() => {
-                self.output.advance(written.map_err(ClientError::Lost)?);
-                self.last_write = Instant::now();
-                Ok(())
-            }
+            moved = poll_fn(|cx| self.poll_move(cx)) => moved,
             () = sleep_until(due) => self.keep_alive(),
         }
     }
 
+    /// Reads, or else writes.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        if let Poll::Ready(read) = self.socket.poll_read(cx, &mut self.input) {
+            return Poll::Ready(match read.map_err(ClientError::Lost)? {
+                0 => Err(ClientError::Closed),
+                _ => Ok(()),
+            });
+        }
+        let before = self.output.len();
+        if before == 0 {
+            return Poll::Pending;
+        }
+        let written = self.socket.poll_write(cx, &mut self.output);
+        if self.output.len() < before {
+            self.last_write = Instant::now();
+            return Poll::Ready(Ok(()));
+        }
+        written.map_err(ClientError::Lost)
+    }
+
     async fn flush(&mut self) -> Result<(), ClientError> {
-        self.stream
-            .write_all_buf(&mut self.output)
+        poll_fn(|cx| self.socket.poll_write(cx, &mut self.output))
             .await
             .map_err(ClientError::Lost)?;
         self.last_write = Instant::now();
@@ -226,18 +241,10 @@ impl Connection {
         )))?;
         let closed = timeout(CLOSE_TIMEOUT, async {
             self.flush().await?;
-            self.stream.shutdown().await.map_err(ClientError::Lost)?;
             // What has come meanwhile is read: closing over it would reset the connection, and what the broker has not
             // read yet would be lost.
-            while self
-                .stream
-                .read_buf(&mut self.input)
-                .await
-                .map_err(ClientError::Lost)?
-                > 0
-            {
-                self.input.clear();
-            }
+            self.socket.close(&[]);
+            self.socket.linger().await;
             Ok(())
         });
         match closed.await {
@@ -264,6 +271,16 @@ impl Connection {
         self.ping = Some(Instant::now());
         self.queue(&Packet::PingReq)
     }
+}
+
+async fn dial(options: &ConnectOptions) -> io::Result<Stream> {
+    if let Some(path) = &options.unix {
+        return UnixStream::connect(path).await.map(Stream::Unix);
+    }
+    let stream = TcpStream::connect((options.host.as_str(), options.port)).await?;
+    // Small packets shall not wait for each other; where that cannot be had the client works all the same.
+    let _ = stream.set_nodelay(true);
+    Ok(Stream::Tcp(stream))
 }
 
 fn said(reason: ReasonCode, properties: &Properties) -> Said {

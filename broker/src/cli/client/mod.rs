@@ -5,6 +5,7 @@ mod options;
 mod publish;
 mod source;
 mod subscribe;
+mod tls;
 
 use std::io;
 
@@ -22,8 +23,6 @@ use super::{Exit, Failure};
 pub enum ClientError {
     #[error("{0}")]
     Usage(String),
-    #[error("{option} is not available in this version")]
-    NotAvailable { option: &'static str },
     #[error("{what}: {source}")]
     Text {
         what: &'static str,
@@ -89,7 +88,6 @@ impl Failure for ClientError {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_)
-            | Self::NotAvailable { .. }
             | Self::Text { .. }
             | Self::Input(..)
             | Self::LineTooLong(_)

@@ -40,23 +40,34 @@ pub struct ConnectOptions {
     /// Say something at least this often, in seconds; 0: never.
     #[arg(short, long, value_name = "SECONDS", default_value_t = 60)]
     pub keepalive: u16,
-    /// Who signs the broker's certificate.
+    /// Connect with TLS; the file holds who signs the broker's certificate.
     #[arg(long, value_name = "FILE")]
     pub cafile: Option<PathBuf>,
-    /// Connect through a WebSocket.
+    /// The certificate that is shown to the broker.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Connect with TLS, and believe whatever certificate the broker shows.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Connect through a WebSocket, path /mqtt.
     #[arg(long)]
     pub ws: bool,
+    /// Connect to a unix socket.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["cafile", "cert", "insecure", "ws"])]
+    pub unix: Option<PathBuf>,
 }
 
 impl ConnectOptions {
-    /// Refuses what contradicts itself or is not there yet.
+    /// Whether the options ask for TLS.
+    pub fn is_tls(&self) -> bool {
+        self.cafile.is_some() || self.cert.is_some() || self.insecure
+    }
+
+    /// Refuses what contradicts itself.
     pub fn check(&self) -> Result<(), ClientError> {
-        if self.cafile.is_some() {
-            return Err(ClientError::NotAvailable { option: "--cafile" });
-        }
-        if self.ws {
-            return Err(ClientError::NotAvailable { option: "--ws" });
-        }
         if self.disable_clean_session && self.id.is_none() {
             return Err(ClientError::Usage(
                 "-c needs -i: a session is found again by its client identifier".to_owned(),
@@ -110,7 +121,9 @@ impl ConnectOptions {
 
     /// The broker, for people.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
+        if let Some(path) = &self.unix {
+            format!("unix:{}", path.display())
+        } else if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)

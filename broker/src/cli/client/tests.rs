@@ -261,10 +261,11 @@ fn every_letter_of_mosquitto_is_understood() {
 }
 
 #[test]
-fn what_is_not_there_yet_or_contradicts_itself_ends_with_2() {
+fn what_is_not_there_or_contradicts_itself_ends_with_2() {
     for line in [
-        "sub -t a --ws",
-        "pub -t a -n --cafile ca.pem",
+        "pub -t a -n --cafile does/not/exist",
+        "pub -t a -n --insecure --cert does/not/exist --key does/not/exist",
+        "pub -t a -n --cert a --key b",
         "sub -t a -c",
         "sub -t a -P secret",
         "pub -t a/+ -n",
@@ -284,6 +285,8 @@ fn what_is_not_there_yet_or_contradicts_itself_ends_with_2() {
         "sub -t a -V 4",
         "sub -t a -C 0",
         "sub -t a -W 0",
+        "sub -t a --cert a",
+        "sub -t a --unix a --ws",
     ] {
         assert!(
             Line::try_parse_from(["flotte"].into_iter().chain(line.split(' '))).is_err(),
