@@ -13,5 +13,6 @@ mod minority;
 mod node;
 mod restarts;
 mod retained;
+mod shared;
 mod sys;
 mod takeover;

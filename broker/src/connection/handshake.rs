@@ -440,6 +440,7 @@ impl Arrival {
             .output()
             .lock()
             .connect(link, peer, &connack.into(), now_ms());
+        shared.router.refresh_shares(&session);
         let (now, span) = (self.worker.wheel.now_ms(), Span::current());
         Connection {
             last_read_ms: now,
