@@ -3,10 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use flotte_cluster::handle::{FiredWill, Kick, Local};
+use flotte_cluster::handle::{FiredWill, Kept, Kick, Local};
 use flotte_cluster::wire::{Forward, RetainResult, SharePick, WillKey, WillKeys};
 use flotte_mqtt::property::{Context, Properties, PropertyId};
-use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
+use flotte_mqtt::session::{DropReason, Keeper, Tally};
+use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter, TopicName};
 use flotte_mqtt::{ByteStr, ClientId, QoS};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,8 +16,8 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::connection::{RetainRefusal, Shared, retain_command};
-use crate::metrics::Count;
-use crate::router::{Notify, Outgoing, Placing};
+use crate::metrics::{self, Count};
+use crate::router::{Notify, Outgoing, Placing, Round};
 use crate::session::{Wake, flush_dirty, now_ms};
 
 /// Acts on the clients of this node; the cluster has it before there are any.
@@ -39,7 +40,7 @@ impl LocalClients {
 }
 
 impl Local for LocalClients {
-    fn deliver(&self, publish: Forward) -> bool {
+    fn deliver(&self, publish: Forward, kept: Option<Kept>) -> bool {
         let Some(shared) = self.shared.get() else {
             return true;
         };
@@ -54,10 +55,19 @@ impl Local for LocalClients {
         if all {
             shared.router.deliver_all(&message);
         }
+        let keeper = kept.map(|kept| Arc::new(kept) as Keeper);
         shares.iter().all(|pick| {
             // One that cannot be read has no member either.
-            share_of(pick).is_some_and(|(group, filter)| {
-                shared.router.deliver_share(&message, &group, &filter)
+            share_of(pick).is_some_and(|filter| {
+                let round = if pick.last { Round::Last } else { Round::First };
+                let keeper = keeper.clone();
+                let taken = shared
+                    .router
+                    .deliver_share(&message, &filter, round, keeper);
+                if !taken && message.qos == QoS::AtMostOnce {
+                    metrics::count(&Tally::unplaced(DropReason::NoMember));
+                }
+                taken
             })
         })
     }
@@ -211,8 +221,11 @@ fn properties_from(mut bytes: Bytes) -> Option<Properties> {
     Properties::decode(&mut bytes, Context::Publish).ok()
 }
 
-fn share_of(pick: &SharePick) -> Option<(ShareName, TopicFilter)> {
+fn share_of(pick: &SharePick) -> Option<SubscriptionFilter> {
     let group = ShareName::parse(ByteStr::try_from(pick.group.clone()).ok()?).ok()?;
     let filter = TopicFilter::parse(ByteStr::try_from(pick.filter.clone()).ok()?).ok()?;
-    Some((group, filter))
+    Some(SubscriptionFilter {
+        share: Some(group),
+        filter,
+    })
 }

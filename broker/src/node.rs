@@ -114,6 +114,7 @@ async fn serve(
         router: Router::new(
             cluster.clone(),
             acl,
+            config.shared.strategy,
             NonZeroU32::new(config.retained.delivery_rate),
         ),
         registry: Default::default(),
@@ -273,6 +274,7 @@ impl Running {
 
     /// Sends all clients away and waits until they are gone.
     async fn close_clients(&self) {
+        self.shared.router.leave();
         for session in self.shared.registry.all() {
             let _ = session.close(Wake::DRAIN, Box::new(|| ()));
         }

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotte_mqtt::topic::{SubscriptionFilter, TopicFilter};
+use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter};
 use flotte_proto::{Close, Forward, Open, OpenReply, Retain, RetainReply, WillKey, retain_reply};
 use futures::future::BoxFuture;
 use prost::Message;
+use smallvec::SmallVec;
 
 use crate::id::{NodeId, NodeRef};
 use crate::lease::Lease;
 use crate::link::{Placed, Pushed};
-use crate::meta::{Destinations, Retained};
+use crate::meta::{Destinations, Retained, ShareMembers};
 use crate::runtime::{Life, Node};
 
 pub use crate::config::Config;
 pub use crate::group::FiredWill;
+pub use crate::link::Kept;
 pub use crate::raft::Role;
 pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
 
@@ -25,7 +27,8 @@ const RETAINED_BYTES_MAX: usize = 4 << 20;
 /// How the cluster acts on the clients of this node. Calls must not block.
 pub trait Local: Send + Sync + 'static {
     /// Puts a publish from another node into the outbound queues here. Says whether each share pick found a member.
-    fn deliver(&self, publish: Forward) -> bool;
+    /// The other node keeps a shared message for the case that this one goes, as long as `kept` lives.
+    fn deliver(&self, publish: Forward, kept: Option<Kept>) -> bool;
     /// A frame of publishes was delivered: write to the sockets.
     fn flush(&self);
     /// Ends the connection that this node holds for a client at or below an epoch (0x8E), and its session where asked;
@@ -50,7 +53,8 @@ pub struct Kick {
 
 /// Who waits for a QoS 1/2 publish to be placed at another node.
 pub trait Placement: Send + Sync {
-    /// Called once for each node it was forwarded to. Must not block.
+    /// Called once for each node it was forwarded to; for a share pick a second time, with [`Placed::Lost`], if the node
+    /// goes before the member has acknowledged it. Must not block.
     fn placed(&self, node: NodeRef, placed: Placed);
 }
 
@@ -132,6 +136,16 @@ impl Cluster {
         }
     }
 
+    /// The nodes with members of one shared subscription, sorted; this one as far as its routes are committed.
+    pub fn share_members(
+        &self,
+        group: &ShareName,
+        filter: &TopicFilter,
+    ) -> SmallVec<[(NodeRef, ShareMembers); 2]> {
+        let meta = self.node.meta().read();
+        meta.routes().share_members(group, filter)
+    }
+
     /// Sends a publish to another node. With `waiter` it is QoS 1/2, kept until placed, and the waiter is told.
     pub fn forward(
         &self,
@@ -157,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// The route of a filter, or share, to this start of this node in its replica: 1, or the number of members, and the
+    /// The route of a filter, or share, to this start of this node in its replica: 1, or its members as bits, and the
     /// meta index that set it. None as long as the node is not Up.
     pub fn own_route(&self, filter: &SubscriptionFilter) -> Option<(u32, u64)> {
         let me = self.me()?;
@@ -180,17 +194,18 @@ impl Cluster {
         self.propose_meta(command)
     }
 
-    /// Announces how many live members this node has of a shared subscription. As [`Cluster::set_route`].
+    /// Announces the members that this node has of a shared subscription. As [`Cluster::set_route`].
     pub fn set_share(
         &self,
         group: &str,
         filter: &TopicFilter,
-        members: u32,
+        members: ShareMembers,
     ) -> BoxFuture<'static, Result<u64, Refused>> {
         let command = flotte_proto::meta_command::Command::SetShare(flotte_proto::SetShare {
             group: Bytes::copy_from_slice(group.as_bytes()),
             filter: Bytes::copy_from_slice(filter.as_str().as_bytes()),
-            members,
+            members: members.count,
+            away: members.away,
         });
         self.propose_meta(command)
     }

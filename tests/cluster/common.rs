@@ -20,7 +20,16 @@ where
     F: FnOnce(&'static Cluster) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let started = SHARED.get_or_init(|| catch_unwind(Cluster::start).ok());
+    on(&SHARED, Cluster::start, body);
+}
+
+/// As [`on_shared`], on a cluster that other tests share.
+pub fn on<F, Fut>(cluster: &'static OnceLock<Option<Cluster>>, start: fn() -> Cluster, body: F)
+where
+    F: FnOnce(&'static Cluster) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let started = cluster.get_or_init(|| catch_unwind(start).ok());
     let cluster = started
         .as_ref()
         .expect("the cluster did not start: see the first failure");

@@ -13,6 +13,7 @@ mod minority;
 mod node;
 mod restarts;
 mod retained;
+mod shared;
 mod sockets;
 mod sys;
 mod takeover;

@@ -198,10 +198,6 @@ fn a_key_or_value_of_a_later_version_says_so() {
             "`auth.jwt.issuer = \"me\"`",
         ),
         (
-            "[shared]\nstrategy = \"sticky\"\n",
-            "`shared.strategy = \"sticky\"`",
-        ),
-        (
             "[admin]\ntokens_file = \"t\"\n",
             "`admin.tokens_file = \"t\"`",
         ),

@@ -35,6 +35,8 @@ impl Connection {
             self.session.inbound().lock().disconnect();
             if self.session.ends_with_connection() {
                 shared.end_session(&self.session);
+            } else {
+                shared.router.refresh_shares(&self.session);
             }
             self.session.detach(&self.signal);
         }

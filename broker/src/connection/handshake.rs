@@ -23,6 +23,7 @@ use super::{Connection, Deadline, Worker, access, publish, read_some};
 use crate::admission::{Refusal, TurnedAway};
 use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
+use crate::config::listener::Protocol;
 use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 use crate::transport::Socket;
@@ -205,7 +206,8 @@ impl Arrival {
         let subject = Arc::new(Subject::new(
             identity.username,
             client.clone(),
-            Some(self.peer.ip()),
+            // Behind a unix socket there is none.
+            Some(self.peer.ip()).filter(|_| self.listener.config.protocol != Protocol::Unix),
         ));
         access::check_will(shared, &subject, &connect)?;
         if shared.admission.flaps(&client) {
@@ -440,6 +442,7 @@ impl Arrival {
             .output()
             .lock()
             .connect(link, peer, &connack.into(), now_ms());
+        shared.router.refresh_shares(&session);
         let (now, span) = (self.worker.wheel.now_ms(), Span::current());
         Connection {
             last_read_ms: now,

@@ -183,6 +183,7 @@ impl Connection {
                 .retain(|subscription| subscription.filter != filter);
             let router = &self.worker.shared.router;
             reasons.push(if router.unsubscribe(&self.session, &filter) {
+                router.leave_share(&self.session, &filter);
                 ReasonCode::Success
             } else {
                 ReasonCode::NoSubscriptionExisted

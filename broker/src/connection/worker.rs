@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use flotte_cluster::handle::{Cluster, Opened, Refused};
 use flotte_cluster::wire::Close;
-use tokio::sync::mpsc;
+use flotte_mqtt::session::Delivery;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +26,8 @@ use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::listener::Listeners;
-use crate::router::Router;
-use crate::session::{Limits, Registry};
+use crate::router::{Notify, Placing, Router};
+use crate::session::{Limits, Registry, Session};
 use crate::transport::{self, Layering, Socket};
 
 /// One read takes at most this much.
@@ -108,12 +110,33 @@ impl Shared {
         self.cluster().barrier_max()
     }
 
-    /// Ends a session for good: its subscriptions go, what it held is dropped and counted.
-    pub fn end_session(&self, session: &Arc<crate::session::Session>) {
+    /// Ends a session for good: its subscriptions go, what it held is dropped and counted, but for what other members of
+    /// its shared subscriptions get.
+    pub fn end_session(self: &Arc<Self>, session: &Arc<Session>) {
         if self.registry.remove(session) {
             self.router.forget(session);
-            session.output().lock().end();
+            let mut output = session.output().lock();
+            let shared = output.take_undelivered_shared(|_| true);
+            output.end();
+            drop(output);
+            if !shared.is_empty() {
+                self.redeliver(shared);
+            }
         }
+    }
+
+    /// Gives what a member left behind to others. The node does not leave before that is done.
+    fn redeliver(self: &Arc<Self>, taken: Vec<Delivery>) {
+        self.closing.fetch_add(1, Ordering::AcqRel);
+        let (task, placed) = oneshot::channel();
+        let placing = Placing::new(Notify::Task(Mutex::new(Some(task))));
+        self.router.redeliver(taken, Some(&placing));
+        placing.done();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = placed.await;
+            shared.closing.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 }
 

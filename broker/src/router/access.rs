@@ -50,12 +50,6 @@ impl Router {
             targets.retain_mut(|target| keeps(&rules, topic, target));
         }
     }
-
-    /// Whether this one may get the topic.
-    pub(super) fn is_allowed(&self, topic: &TopicName, target: &mut Target) -> bool {
-        let rules = self.acl.rules();
-        rules.is_none_or(|rules| keeps(&rules, topic, target))
-    }
 }
 
 /// Lowers the QoS of a target to what is allowed. False = nothing is.

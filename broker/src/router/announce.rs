@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use flotte_cluster::handle::Refused;
+use flotte_cluster::meta::ShareMembers;
 use flotte_mqtt::topic::SubscriptionFilter;
 use foldhash::quality::RandomState;
 use futures::FutureExt;
@@ -26,7 +27,7 @@ pub struct Announcements {
 
 #[derive(Debug)]
 struct Unsettled {
-    /// Live subscribers (0 or 1) or members, as last seen here.
+    /// Live subscribers (0 or 1), or members as bits, as last seen here.
     wanted: u32,
     /// Who waits until what is wanted is committed.
     waiters: Vec<oneshot::Sender<Result<u64, Refused>>>,
@@ -101,9 +102,11 @@ impl Router {
     fn propose(self: &Arc<Self>, filter: SubscriptionFilter, value: u32, resets: u64) {
         let proposal = match &filter.share {
             None => self.cluster().set_route(&filter.filter, value > 0),
-            Some(group) => self
-                .cluster()
-                .set_share(group.as_str(), &filter.filter, value),
+            Some(group) => {
+                let members = ShareMembers::from_bits(value);
+                self.cluster()
+                    .set_share(group.as_str(), &filter.filter, members)
+            }
         };
         let router = Arc::clone(self);
         tokio::spawn(async move {

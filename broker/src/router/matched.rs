@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use flotte_cluster::id::NodeRef;
-use flotte_cluster::meta::ShareTarget;
+use flotte_cluster::meta::{ShareMembers, ShareTarget};
 use flotte_mqtt::ClientId;
-use flotte_mqtt::topic::TopicName;
+use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Router;
+use super::share::Share;
 use super::subscriptions::Target;
 
 /// Topics that a connection remembers; past it the memory is emptied.
@@ -24,7 +25,16 @@ pub struct Matched {
     /// Other nodes with ordinary subscriptions.
     pub nodes: SmallVec<[NodeRef; 2]>,
     /// Shared subscriptions.
-    pub shares: Vec<ShareTarget>,
+    pub shares: Vec<MatchedShare>,
+}
+
+/// A shared subscription that matches. Who gets a message is chosen for each anew.
+#[derive(Debug)]
+pub struct MatchedShare {
+    /// Which, and whose turn it is.
+    pub share: Arc<Share>,
+    /// Its members, by node.
+    pub members: SmallVec<[(NodeRef, ShareMembers); 2]>,
 }
 
 impl Matched {
@@ -60,7 +70,22 @@ impl Router {
         Matched {
             targets,
             nodes: destinations.nodes,
-            shares: destinations.shares,
+            shares: destinations
+                .shares
+                .into_iter()
+                .map(|target| self.matched_share(target))
+                .collect(),
+        }
+    }
+
+    fn matched_share(&self, target: ShareTarget) -> MatchedShare {
+        let filter = SubscriptionFilter {
+            share: Some(target.group),
+            filter: target.filter,
+        };
+        MatchedShare {
+            share: self.share(&filter),
+            members: target.members,
         }
     }
 

@@ -3,31 +3,39 @@
 
 mod access;
 mod announce;
+mod choosing;
 mod matched;
+mod members;
 mod placing;
 mod publish;
 mod replay;
+mod share;
 mod subscriptions;
 
 use announce::Announcements;
-pub use matched::{MatchCache, Matched};
+pub use choosing::Round;
+pub use matched::{MatchCache, Matched, MatchedShare};
+pub use members::Members;
 pub use placing::{Notify, Placing};
 pub use publish::{Outgoing, PublishOutcome};
 pub use replay::Replay;
-pub use subscriptions::{Change, Subscriptions, Target};
+pub use share::Share;
+pub use subscriptions::{Change, Subscriber, Subscriptions, Target};
 
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use flotte_cluster::handle::{Cluster, Refused};
 use flotte_cluster::meta::BranchEpochs;
 use flotte_mqtt::packet::SubscribeOptions;
-use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter};
+use flotte_mqtt::topic::SubscriptionFilter;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::auth::acl::Acl;
+use crate::config::shared::Strategy;
 use crate::session::Session;
 use crate::sys::Sys;
 
@@ -42,9 +50,13 @@ pub struct Router {
     epochs: BranchEpochs,
     /// What the cluster is being told.
     announcements: Mutex<Announcements>,
-    /// Whose turn it is in each share that this node publishes to; bounded by the shares there are, and cleared when a
-    /// start of the node ends.
-    turns: Mutex<HashMap<(ShareName, TopicFilter), u32, RandomState>>,
+    /// How a message finds its member of a shared subscription.
+    strategy: Strategy,
+    /// The shared subscriptions that this node publishes to; those that are in no publisher's memory are forgotten when it
+    /// would have to grow.
+    shares: Mutex<HashMap<SubscriptionFilter, Arc<Share>, RandomState>>,
+    /// The node leaves.
+    leaving: AtomicBool,
     /// Where the values of `$SYS` come from; unset = there are none.
     sys: OnceLock<Arc<Sys>>,
     /// Retained messages a second that one replay gets; none = as fast as its client takes them.
@@ -53,14 +65,21 @@ pub struct Router {
 
 impl Router {
     /// A router without subscriptions.
-    pub fn new(cluster: Cluster, acl: Acl, retained_rate: Option<NonZeroU32>) -> Arc<Router> {
+    pub fn new(
+        cluster: Cluster,
+        acl: Acl,
+        strategy: Strategy,
+        retained_rate: Option<NonZeroU32>,
+    ) -> Arc<Router> {
         Arc::new(Router {
             cluster,
             acl,
             subscriptions: RwLock::default(),
             epochs: BranchEpochs::default(),
             announcements: Mutex::default(),
-            turns: Mutex::default(),
+            strategy,
+            shares: Mutex::default(),
+            leaving: AtomicBool::new(false),
             sys: OnceLock::new(),
             retained_rate,
         })
@@ -124,7 +143,7 @@ impl Router {
     pub fn reset(&self) {
         *self.subscriptions.write() = Subscriptions::default();
         self.announcements.lock().reset();
-        self.turns.lock().clear();
+        self.shares.lock().clear();
         self.epochs.touch_all();
     }
 

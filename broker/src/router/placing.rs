@@ -1,20 +1,16 @@
-//! A QoS 1/2 publish on its way to other nodes: counts who has still to place it, finds another member for a share whose
-//! member is gone, and tells the publisher's session once, when all is placed.
+//! A QoS 1/2 publish on its way to other nodes: counts who has still to place it, and tells the publisher's session once,
+//! when all is placed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 
 use flotte_cluster::handle::Placement;
 use flotte_cluster::id::NodeRef;
 use flotte_cluster::link::Placed;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Ticket;
-use flotte_mqtt::topic::{ShareName, TopicFilter};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-
-use super::Router;
-use super::publish::Outgoing;
 
 /// Who is told when all is placed.
 #[derive(Debug)]
@@ -67,31 +63,5 @@ impl Placement for Placing {
     fn placed(&self, _node: NodeRef, _placed: Placed) {
         // A node that is gone took its live sessions with it: nothing of what matched there is left.
         self.done();
-    }
-}
-
-/// One share pick of such a publish.
-pub(super) struct SharePlacing {
-    pub router: Weak<Router>,
-    pub placing: Arc<Placing>,
-    pub message: Outgoing,
-    pub group: ShareName,
-    pub filter: TopicFilter,
-    /// Nodes that had no member for it; each is asked once.
-    pub tried: Mutex<Vec<NodeRef>>,
-}
-
-impl Placement for SharePlacing {
-    fn placed(&self, node: NodeRef, placed: Placed) {
-        if placed == Placed::Queued {
-            self.placing.done();
-            return;
-        }
-        self.tried.lock().push(node);
-        match self.router.upgrade() {
-            Some(router) => router.share_again(self),
-            None => drop(self.placing.done()),
-        }
-        crate::session::flush_dirty();
     }
 }

@@ -1,4 +1,4 @@
-//! The way of one publish: to the sessions here, to other nodes, to one member of each share.
+//! The way of one publish: to the sessions here, to other nodes, and on to shared subscriptions.
 
 use std::sync::Arc;
 
@@ -6,19 +6,17 @@ use bytes::{Bytes, BytesMut};
 use flotte_cluster::handle::Placement;
 use flotte_cluster::id::NodeRef;
 use flotte_cluster::link::Pushed;
-use flotte_cluster::meta::ShareTarget;
-use flotte_cluster::wire::{Forward, SharePick, WillKey};
+use flotte_cluster::wire::{Forward, WillKey};
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::PublishParts;
 use flotte_mqtt::property::Properties;
 use flotte_mqtt::session::{Delivery, Message};
-use flotte_mqtt::topic::{ShareName, TopicFilter, TopicName};
+use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{ClientId, QoS, Version};
-use parking_lot::Mutex;
 
 use super::Router;
 use super::matched::Matched;
-use super::placing::{Placing, SharePlacing};
+use super::placing::Placing;
 use super::subscriptions::Target;
 use crate::metrics::Count;
 use crate::session::{mark_dirty, now_ms};
@@ -70,7 +68,7 @@ impl Outgoing {
         self
     }
 
-    fn message(&self) -> Arc<Message> {
+    pub(super) fn message(&self) -> Arc<Message> {
         let kept = self.clone().compact();
         Arc::new(Message {
             topic: kept.topic,
@@ -83,7 +81,12 @@ impl Outgoing {
         })
     }
 
-    fn forward(&self) -> Forward {
+    /// What it will count against the limits of a queue.
+    pub(super) fn held_bytes(&self) -> usize {
+        Message::held_bytes_of(&self.topic, &self.payload, &self.properties)
+    }
+
+    pub(super) fn forward(&self) -> Forward {
         let mut properties = BytesMut::new();
         // Properties that came in by a decoder are within the limits of an encoder.
         let encoded = self.properties.encode(&mut properties);
@@ -104,6 +107,23 @@ impl Outgoing {
             will: self.will,
             expires_at_ms: self.expires_at_ms.unwrap_or(0),
             retain_index: self.retain_index,
+        }
+    }
+}
+
+impl From<&Message> for Outgoing {
+    /// One that was queued goes elsewhere.
+    fn from(message: &Message) -> Outgoing {
+        Outgoing {
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            properties: message.properties.clone(),
+            qos: message.qos,
+            retain: message.retain,
+            publisher: message.publisher.clone(),
+            expires_at_ms: message.expires_at_ms,
+            retain_index: 0,
+            will: None,
         }
     }
 }
@@ -143,7 +163,9 @@ impl Router {
             }
         }
         for share in &matched.shares {
-            self.share(message, share, placing, &mut outcome);
+            if let Some((pushed, node)) = self.publish_to_share(message, share, placing) {
+                outcome.note(pushed, node);
+            }
         }
         outcome
     }
@@ -190,7 +212,7 @@ impl Router {
                 qos,
                 retain,
                 subscription_ids: target.ids.clone(),
-                share: false,
+                share: None,
             };
             if target.session.is_ended() {
                 continue;
@@ -206,155 +228,17 @@ impl Router {
         }
     }
 
-    fn push(&self, to: NodeRef, forward: Forward, waiter: Option<Arc<dyn Placement>>) -> Pushed {
+    pub(super) fn push(
+        &self,
+        to: NodeRef,
+        forward: Forward,
+        waiter: Option<Arc<dyn Placement>>,
+    ) -> Pushed {
         let pushed = self.cluster().forward(to, forward, waiter);
         if pushed == Pushed::Dropped {
             Count::LINK_DROPPED.add(1);
         }
         pushed
-    }
-
-    fn share(
-        self: &Arc<Self>,
-        message: &Outgoing,
-        share: &ShareTarget,
-        placing: Option<&Arc<Placing>>,
-        outcome: &mut PublishOutcome,
-    ) {
-        match placing {
-            None => {
-                if let Some(node) = self.turn(share, &[])
-                    && let Some(pushed) =
-                        self.share_to(node, message, &share.group, &share.filter, None)
-                {
-                    outcome.note(pushed, node);
-                }
-            }
-            Some(placing) => {
-                placing.add();
-                let pick = SharePlacing {
-                    router: Arc::downgrade(self),
-                    placing: Arc::clone(placing),
-                    message: message.clone().compact(),
-                    group: share.group.clone(),
-                    filter: share.filter.clone(),
-                    tried: Mutex::default(),
-                };
-                self.share_again(&pick);
-            }
-        }
-    }
-
-    /// Gives a share pick to the next node that was not tried; to nobody, once all were.
-    pub(super) fn share_again(self: &Arc<Self>, pick: &SharePlacing) {
-        loop {
-            let shares = self
-                .cluster()
-                .destinations(pick.message.topic.as_str())
-                .shares;
-            let share = shares
-                .into_iter()
-                .find(|share| share.group == pick.group && share.filter == pick.filter);
-            let tried = pick.tried.lock().clone();
-            let Some(node) = share.and_then(|share| self.turn(&share, &tried)) else {
-                pick.placing.done();
-                return;
-            };
-            let waiter: Arc<dyn Placement> = Arc::new(SharePlacing {
-                router: pick.router.clone(),
-                placing: Arc::clone(&pick.placing),
-                message: pick.message.clone(),
-                group: pick.group.clone(),
-                filter: pick.filter.clone(),
-                tried: Mutex::new(tried),
-            });
-            if node.node != self.cluster().node_id() {
-                self.share_to(node, &pick.message, &pick.group, &pick.filter, Some(waiter));
-                return;
-            }
-            if self.deliver_share(&pick.message, &pick.group, &pick.filter) {
-                pick.placing.done();
-                return;
-            }
-            pick.tried.lock().push(node);
-        }
-    }
-
-    /// None = it was delivered here.
-    fn share_to(
-        &self,
-        node: NodeRef,
-        message: &Outgoing,
-        group: &ShareName,
-        filter: &TopicFilter,
-        waiter: Option<Arc<dyn Placement>>,
-    ) -> Option<Pushed> {
-        if node.node == self.cluster().node_id() {
-            self.deliver_share(message, group, filter);
-            return None;
-        }
-        let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let pick = SharePick {
-            group: text(group.as_str()),
-            filter: text(filter.as_str()),
-        };
-        let forward = Forward {
-            all: false,
-            shares: vec![pick],
-            ..message.clone().compact().forward()
-        };
-        Some(self.push(node, forward, waiter))
-    }
-
-    /// Gives a message to one member here. False = there is none.
-    pub fn deliver_share(
-        &self,
-        message: &Outgoing,
-        group: &ShareName,
-        filter: &TopicFilter,
-    ) -> bool {
-        let mut subscriptions = self.subscriptions.write();
-        for _ in 0..subscriptions.member_count(group, filter) {
-            let Some(mut target) = subscriptions.pick(group, filter) else {
-                break;
-            };
-            // Whoever may not get this topic is passed over.
-            if self.is_allowed(&message.topic, &mut target) {
-                drop(subscriptions);
-                self.deliver_here(message, std::slice::from_ref(&target));
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Round-robin over the members of all nodes.
-    fn turn(&self, share: &ShareTarget, tried: &[NodeRef]) -> Option<NodeRef> {
-        let open = || {
-            share
-                .members
-                .iter()
-                .filter(|(node, _)| !tried.contains(node))
-        };
-        let members: u32 = open().map(|(_, members)| members).sum();
-        if members == 0 {
-            return None;
-        }
-        let mut turn = {
-            let mut turns = self.turns.lock();
-            let turn = turns
-                .entry((share.group.clone(), share.filter.clone()))
-                .or_default();
-            *turn = turn.wrapping_add(1);
-            *turn % members
-        };
-        for (node, count) in open() {
-            if turn < *count {
-                return Some(*node);
-            }
-            turn -= count;
-        }
-        None
     }
 }
 
@@ -373,12 +257,12 @@ fn waiting(placing: &Arc<Placing>) -> Arc<Placing> {
 
 /// A QoS 0 PUBLISH as bytes, encoded once for each form that a fan-out needs.
 #[derive(Default)]
-struct Frames {
+pub(super) struct Frames {
     forms: [Option<BytesMut>; 4],
 }
 
 impl Frames {
-    fn of(&mut self, message: &Outgoing, version: Version, retain: bool) -> &[u8] {
+    pub(super) fn of(&mut self, message: &Outgoing, version: Version, retain: bool) -> &[u8] {
         // 3.1 and 3.1.1 have the same PUBLISH.
         let form = usize::from(version == Version::V5) * 2 + usize::from(retain);
         self.forms[form].get_or_insert_with(|| {

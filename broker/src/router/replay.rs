@@ -135,7 +135,7 @@ impl Router {
                     qos,
                     retain: true,
                     subscription_ids,
-                    share: false,
+                    share: None,
                 },
                 now,
             );

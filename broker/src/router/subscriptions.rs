@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flotte_cluster::meta::ShareMembers;
 use flotte_mqtt::packet::SubscribeOptions;
-use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter, TopicTree};
+use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicTree};
 use flotte_mqtt::{ClientId, QoS};
 use smallvec::SmallVec;
 
+use super::members::Members;
 use crate::session::Session;
 
 /// A session that gets a copy, and how.
@@ -32,18 +34,21 @@ type Subscribers = SmallVec<[Subscriber; 1]>;
 pub enum Change {
     /// Nothing.
     None,
-    /// The number of live members of a share is this now.
-    Members(u32),
+    /// The members of a share are these now.
+    Members(ShareMembers),
     /// Whether there are ordinary subscribers, now.
     Present(bool),
 }
 
+/// A session and how it subscribed.
 #[derive(Debug)]
-struct Subscriber {
-    session: Arc<Session>,
-    options: SubscribeOptions,
+pub struct Subscriber {
+    /// Who.
+    pub session: Arc<Session>,
+    /// As granted.
+    pub options: SubscribeOptions,
     /// 0 = none.
-    id: u32,
+    pub id: u32,
 }
 
 #[derive(Debug, Default)]
@@ -54,14 +59,7 @@ struct FilterSubscribers {
         clippy::box_collection,
         reason = "one pointer for each of many filters"
     )]
-    shares: Option<Box<BTreeMap<ShareName, Share>>>,
-}
-
-#[derive(Debug, Default)]
-struct Share {
-    members: Subscribers,
-    /// Whose turn it is.
-    next: usize,
+    shares: Option<Box<BTreeMap<ShareName, Members>>>,
 }
 
 /// All subscriptions of this node.
@@ -79,7 +77,7 @@ impl Change {
         match self {
             Change::None => None,
             Change::Present(present) => Some(u32::from(present)),
-            Change::Members(members) => Some(members),
+            Change::Members(members) => Some(members.to_bits()),
         }
     }
 }
@@ -119,12 +117,9 @@ impl Subscriptions {
             .shares
             .get_or_insert_default()
             .entry(name.clone())
-            .or_default();
-        if !put(&mut share.members, subscriber) {
-            return Change::None;
-        }
-        self.count += 1;
-        Change::Members(count_of(&share.members))
+            .or_insert_with(|| Members::new(filter));
+        self.count += usize::from(share.insert(subscriber));
+        Change::Members(share.summary())
     }
 
     /// Removes a subscription. None = there was none.
@@ -146,9 +141,9 @@ impl Subscriptions {
             Some(name) => {
                 let shares = entry.shares.as_mut()?;
                 let share = shares.get_mut(name)?;
-                take(&mut share.members, session)?;
-                let left = count_of(&share.members);
-                if left == 0 {
+                share.remove(session).then_some(())?;
+                let left = share.summary();
+                if share.is_empty() {
                     shares.remove(name);
                 }
                 if shares.is_empty() {
@@ -189,18 +184,28 @@ impl Subscriptions {
         targets
     }
 
-    /// The next member of a share, in turn.
-    pub fn pick(&mut self, group: &ShareName, filter: &TopicFilter) -> Option<Target> {
-        let share = self.tree.get_mut(filter)?.shares.as_mut()?.get_mut(group)?;
-        share.next = (share.next + 1) % share.members.len().max(1);
-        share.members.get(share.next).map(Subscriber::target)
+    /// The members of a share; none where it has none here, or the filter is no shared one.
+    pub fn members(&self, filter: &SubscriptionFilter) -> Option<&Members> {
+        let name = filter.share.as_ref()?;
+        self.tree.get(&filter.filter)?.shares.as_ref()?.get(name)
     }
 
-    /// Members of a share.
-    pub fn member_count(&self, group: &ShareName, filter: &TopicFilter) -> usize {
-        let entry = self.tree.get(filter);
-        let share = entry.and_then(|entry| entry.shares.as_ref()?.get(group));
-        share.map_or(0, |share| share.members.len())
+    /// The client of a member came or went.
+    pub fn set_connected(
+        &mut self,
+        session: &Arc<Session>,
+        filter: &SubscriptionFilter,
+        connected: bool,
+    ) -> Change {
+        let members = filter.share.as_ref().and_then(|name| {
+            let entry = self.tree.get_mut(&filter.filter)?;
+            entry.shares.as_mut()?.get_mut(name)
+        });
+        let Some(members) = members else {
+            return Change::None;
+        };
+        members.set_connected(session, connected);
+        Change::Members(members.summary())
     }
 
     /// Number of subscriptions.
@@ -225,12 +230,13 @@ impl Subscriber {
             session: Arc::clone(&self.session),
             qos: self.options.qos,
             retain_as_published: self.options.retain_as_published,
-            ids: if self.id == 0 {
-                SmallVec::new()
-            } else {
-                SmallVec::from_elem(self.id, 1)
-            },
+            ids: self.ids(),
         }
+    }
+
+    /// Its identifier, if it has one.
+    pub(super) fn ids(&self) -> SmallVec<[u32; 1]> {
+        (self.id != 0).then_some(self.id).into_iter().collect()
     }
 }
 
@@ -260,10 +266,6 @@ fn take(list: &mut Subscribers, session: &Arc<Session>) -> Option<Subscriber> {
     Some(list.swap_remove(at))
 }
 
-fn count_of(members: &[Subscriber]) -> u32 {
-    u32::try_from(members.len()).unwrap_or(u32::MAX)
-}
-
 fn merge(targets: &mut Vec<Target>) {
     targets.sort_by_key(|target| Arc::as_ptr(&target.session) as usize);
     targets.dedup_by(|next, first| {
@@ -279,17 +281,24 @@ fn merge(targets: &mut Vec<Target>) {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod testing {
     use super::*;
     use crate::session::Limits;
 
-    fn session(name: &str) -> Arc<Session> {
+    pub fn session(name: &str) -> Arc<Session> {
         let limits = Limits {
             outbound: Arc::default(),
             inbound: Default::default(),
         };
         Arc::new(Session::new(ClientId::try_from(name).unwrap(), &limits))
     }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::testing::session;
+    use super::*;
 
     fn filter(text: &str) -> SubscriptionFilter {
         SubscriptionFilter::try_from(text).unwrap()
@@ -386,37 +395,31 @@ mod tests {
     }
 
     #[test]
-    fn shares_take_turns_and_count_their_members() {
+    fn shares_count_their_members_and_who_of_them_is_connected() {
+        let members = |count, away| Change::Members(ShareMembers { count, away });
         let (mut subscriptions, a, b) = (Subscriptions::default(), session("a"), session("b"));
         let f = filter("$share/g/x");
-        assert_eq!(
-            subscriptions.insert(&a, &f, options(QoS::AtLeastOnce), 0),
-            Change::Members(1)
-        );
-        assert_eq!(
-            subscriptions.insert(&b, &f, options(QoS::AtLeastOnce), 0),
-            Change::Members(2)
-        );
+        let qos1 = options(QoS::AtLeastOnce);
+        assert_eq!(subscriptions.insert(&a, &f, qos1, 0), members(1, false));
+        assert_eq!(subscriptions.insert(&b, &f, qos1, 0), members(2, false));
+        assert_eq!(subscriptions.insert(&b, &f, qos1, 7), members(2, false));
+        assert_eq!(subscriptions.len(), 2);
         assert!(
             names(&subscriptions, "x").is_empty(),
             "no ordinary subscription"
         );
-        let (group, plain) = (f.share.clone().unwrap(), f.filter.clone());
-        let mut picked: Vec<String> = (0..4)
-            .map(|_| {
-                subscriptions
-                    .pick(&group, &plain)
-                    .unwrap()
-                    .session
-                    .client
-                    .as_str()
-                    .to_owned()
-            })
-            .collect();
-        picked.sort();
-        assert_eq!(picked, ["a", "a", "b", "b"]);
-        assert_eq!(subscriptions.remove(&a, &f), Some(Change::Members(1)));
-        assert_eq!(subscriptions.remove(&b, &f), Some(Change::Members(0)));
-        assert!(subscriptions.pick(&group, &plain).is_none());
+        assert_eq!(
+            subscriptions.set_connected(&a, &f, false),
+            members(1, false)
+        );
+        assert_eq!(subscriptions.set_connected(&b, &f, false), members(2, true));
+        assert_eq!(subscriptions.set_connected(&b, &f, true), members(1, false));
+        assert!(subscriptions.members(&f).is_some());
+        assert!(subscriptions.members(&filter("x")).is_none());
+        assert_eq!(subscriptions.remove(&a, &f), Some(members(1, false)));
+        assert_eq!(subscriptions.remove(&a, &f), None);
+        assert_eq!(subscriptions.remove(&b, &f), Some(members(0, false)));
+        assert!(subscriptions.members(&f).is_none() && subscriptions.is_empty());
+        assert_eq!(subscriptions.set_connected(&b, &f, true), Change::None);
     }
 }

@@ -9,7 +9,8 @@ use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
-use flotte_mqtt::session::{Delivery, Outbound, Peer, Tally};
+use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tally};
+use flotte_mqtt::topic::SubscriptionFilter;
 
 use super::signal::{Signal, Wake};
 use crate::metrics::{self, Count};
@@ -88,6 +89,29 @@ impl Output {
     /// The session is no more.
     pub fn end(&mut self) {
         metrics::count(&self.outbound.end());
+    }
+
+    /// How well the client can take one more shared copy of this size.
+    pub fn readiness(&self, bytes: usize) -> Readiness {
+        let readiness = self.outbound.readiness(bytes);
+        if self.blocked {
+            readiness.max(Readiness::Blocked)
+        } else {
+            readiness
+        }
+    }
+
+    /// Takes out the shared copies that others should get; see [`Outbound::take_undelivered_shared`].
+    pub fn take_undelivered_shared(
+        &mut self,
+        is_wanted: impl Fn(&SubscriptionFilter) -> bool,
+    ) -> Vec<Delivery> {
+        self.outbound.take_undelivered_shared(is_wanted)
+    }
+
+    /// Takes out the copies of a shared subscription that were never sent.
+    pub fn take_unsent_shared(&mut self, filter: &SubscriptionFilter) -> Vec<Delivery> {
+        self.outbound.take_unsent_shared(filter)
     }
 
     /// The connection's signal, while there is a connection.

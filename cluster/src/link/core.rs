@@ -1,7 +1,8 @@
 //! The two ends of a link, as pure machines: the sender numbers QoS 1/2 messages and keeps them until they are
-//! acknowledged, through any number of connections; the receiver takes each once, in order.
+//! acknowledged, through any number of connections; the receiver takes each once, in order. Who waits for a shared
+//! delivery is kept longer, until its member has done it: it has to go elsewhere if the other node goes before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotte_proto::Forward;
 
@@ -19,6 +20,10 @@ pub struct LinkLimits {
     pub messages: usize,
     /// The same in bytes.
     pub bytes: usize,
+    /// Shared deliveries that are with their members and kept, at most; beyond, one is as good as done once it is placed.
+    pub kept_messages: usize,
+    /// The same in bytes.
+    pub kept_bytes: usize,
 }
 
 /// What became of a QoS 1/2 message.
@@ -28,8 +33,12 @@ pub enum Placed {
     Queued,
     /// No member of the shared subscription was there to take it: another node should.
     NoMember,
-    /// The node, and the live sessions it held, is no more.
+    /// The node is no more, and the message was never sent there.
     NodeGone,
+    /// The node is no more, and did not say what it had done with the message.
+    Unknown,
+    /// The node is no more; it was queued there for a member that had not acknowledged it.
+    Lost,
 }
 
 /// Whether a message was taken.
@@ -53,11 +62,18 @@ pub struct Sender<T> {
     unacked: VecDeque<(Forward, T)>,
     /// How many of `unacked`, from the front, were sent on this connection.
     resent: usize,
+    /// Placed shared deliveries that are not settled, with their bytes, by sequence.
+    kept: BTreeMap<u64, (usize, T)>,
+    kept_bytes: usize,
+    /// Shared deliveries that there was no room to keep.
+    unkept: u64,
+    /// Placed, or not, up to here.
+    acked: u64,
     next_sequence: u64,
     bytes: usize,
 }
 
-impl<T> Sender<T> {
+impl<T: Clone> Sender<T> {
     /// An empty link.
     pub fn new(limits: LinkLimits) -> Self {
         Sender {
@@ -65,6 +81,10 @@ impl<T> Sender<T> {
             queue: VecDeque::new(),
             unacked: VecDeque::new(),
             resent: 0,
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
+            unkept: 0,
+            acked: 0,
             next_sequence: 1,
             bytes: 0,
         }
@@ -131,9 +151,15 @@ impl<T> Sender<T> {
         }
     }
 
-    /// All up to a sequence is placed. Returns who waited, in order.
-    pub fn handle_ack(&mut self, acked: u64, not_placed: &[u64]) -> Vec<(T, Placed)> {
+    /// All up to a sequence is placed, but for some; and some need not be kept any longer. Returns who waited, in order.
+    pub fn handle_ack(
+        &mut self,
+        acked: u64,
+        not_placed: &[u64],
+        settled: &[u64],
+    ) -> Vec<(T, Placed)> {
         let mut done = Vec::new();
+        self.acked = self.acked.max(acked);
         while self
             .unacked
             .front()
@@ -147,11 +173,67 @@ impl<T> Sender<T> {
             let placed = if not_placed.contains(&message.sequence) {
                 Placed::NoMember
             } else {
+                if !message.shares.is_empty() {
+                    self.keep(&message, &ticket);
+                }
                 Placed::Queued
             };
             done.push((ticket, placed));
         }
+        for sequence in settled {
+            self.release(*sequence);
+        }
         done
+    }
+
+    /// A connection begins: the other node says how far it is, and which shared deliveries are not settled.
+    pub fn handle_resumed(
+        &mut self,
+        acked: u64,
+        not_placed: &[u64],
+        open: &[u64],
+    ) -> Vec<(T, Placed)> {
+        let done = self.handle_ack(acked, not_placed, &[]);
+        let open: BTreeSet<u64> = open.iter().copied().collect();
+        let known = self.kept.keys().copied();
+        let settled: Vec<u64> = known.filter(|sequence| !open.contains(sequence)).collect();
+        settled
+            .into_iter()
+            .for_each(|sequence| self.release(sequence));
+        done
+    }
+
+    /// Placed, or not, up to here: what the other node need not tell again.
+    pub fn confirmed(&self) -> u64 {
+        self.acked
+    }
+
+    /// Shared deliveries that are with their members.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Shared deliveries that could not be kept since the last call.
+    pub fn poll_unkept(&mut self) -> u64 {
+        std::mem::take(&mut self.unkept)
+    }
+
+    fn keep(&mut self, message: &Forward, ticket: &T) {
+        let bytes = size(message);
+        let is_full = self.kept.len() >= self.limits.kept_messages
+            || self.kept_bytes + bytes > self.limits.kept_bytes;
+        if is_full {
+            self.unkept += 1;
+            return;
+        }
+        self.kept_bytes += bytes;
+        self.kept.insert(message.sequence, (bytes, ticket.clone()));
+    }
+
+    fn release(&mut self, sequence: u64) {
+        if let Some((bytes, _)) = self.kept.remove(&sequence) {
+            self.kept_bytes -= bytes;
+        }
     }
 
     /// The connection is gone: what was not acknowledged is sent again on the next one, first.
@@ -161,14 +243,14 @@ impl<T> Sender<T> {
 
     /// The other node's incarnation is no more. Returns all who wait.
     pub fn end(&mut self) -> Vec<(T, Placed)> {
-        self.bytes = 0;
-        self.resent = 0;
-        let unacked = self.unacked.drain(..).map(|(_, ticket)| ticket);
+        (self.bytes, self.kept_bytes, self.resent) = (0, 0, 0);
+        let kept = std::mem::take(&mut self.kept).into_values();
+        let lost = kept.map(|(_, ticket)| (ticket, Placed::Lost));
+        let unacked = self.unacked.drain(..);
+        let unknown = unacked.map(|(_, ticket)| (ticket, Placed::Unknown));
         let queued = self.queue.drain(..).filter_map(|(_, ticket)| ticket);
-        unacked
-            .chain(queued)
-            .map(|ticket| (ticket, Placed::NodeGone))
-            .collect()
+        let gone = queued.map(|ticket| (ticket, Placed::NodeGone));
+        lost.chain(unknown).chain(gone).collect()
     }
 }
 
@@ -236,6 +318,8 @@ mod tests {
     const LIMITS: LinkLimits = LinkLimits {
         messages: 4,
         bytes: 1 << 20,
+        kept_messages: 3,
+        kept_bytes: 1 << 20,
     };
     const FROM: NodeRef = NodeRef {
         node: NodeId(1),
@@ -263,7 +347,7 @@ mod tests {
         sender.push(message("zero"), None);
         sender.push(message("b"), Some(2));
         assert_eq!(payloads(&sender.poll_frame()), ["a", "zero", "b"]);
-        assert_eq!(sender.handle_ack(1, &[]), [(1, Placed::Queued)]);
+        assert_eq!(sender.handle_ack(1, &[], &[]), [(1, Placed::Queued)]);
         sender.push(message("c"), Some(3));
         sender.handle_disconnected();
         assert_eq!(
@@ -273,7 +357,7 @@ mod tests {
         );
         assert!(sender.poll_frame().is_empty());
         assert_eq!(
-            sender.handle_ack(3, &[3]),
+            sender.handle_ack(3, &[3], &[]),
             [(2, Placed::Queued), (3, Placed::NoMember)]
         );
         assert!(sender.is_empty());
@@ -301,8 +385,71 @@ mod tests {
         sender.push(message("a"), Some(1));
         sender.poll_frame();
         sender.push(message("b"), Some(2));
-        assert_eq!(sender.end(), [(1, Placed::NodeGone), (2, Placed::NodeGone)]);
+        assert_eq!(sender.end(), [(1, Placed::Unknown), (2, Placed::NodeGone)]);
         assert!(sender.is_empty());
+    }
+
+    fn shared(payload: &'static str) -> Forward {
+        Forward {
+            shares: vec![Default::default()],
+            ..message(payload)
+        }
+    }
+
+    #[test]
+    fn a_shared_delivery_is_kept_until_its_member_has_done_it() {
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 1..=3 {
+            sender.push(shared("x"), Some(ticket));
+        }
+        sender.poll_frame();
+        let placed = sender.handle_ack(3, &[2], &[1]);
+        assert_eq!(
+            placed,
+            [
+                (1, Placed::Queued),
+                (2, Placed::NoMember),
+                (3, Placed::Queued)
+            ]
+        );
+        assert_eq!((sender.kept(), sender.confirmed()), (1, 3));
+        sender.push(message("plain"), Some(4));
+        sender.poll_frame();
+        sender.push(shared("x"), Some(5));
+        assert_eq!(
+            sender.end(),
+            [
+                (3, Placed::Lost),
+                (4, Placed::Unknown),
+                (5, Placed::NodeGone)
+            ]
+        );
+        assert_eq!((sender.kept(), sender.bytes, sender.kept_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_new_connection_tells_what_is_still_open() {
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 1..=3 {
+            sender.push(shared("x"), Some(ticket));
+        }
+        sender.poll_frame();
+        sender.handle_ack(2, &[], &[]);
+        sender.handle_disconnected();
+        assert_eq!(sender.handle_resumed(3, &[], &[2]), [(3, Placed::Queued)]);
+        assert_eq!(sender.end(), [(2, Placed::Lost)]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 1..=5 {
+            sender.push(shared("x"), Some(ticket));
+        }
+        sender.poll_frame();
+        sender.handle_ack(5, &[], &[]);
+        assert_eq!((sender.kept(), sender.poll_unkept()), (3, 2));
+        assert_eq!(sender.poll_unkept(), 0);
     }
 
     #[test]
@@ -310,6 +457,7 @@ mod tests {
         let mut sender = Sender::new(LinkLimits {
             messages: 10_000,
             bytes: usize::MAX,
+            ..LIMITS
         });
         for ticket in 0..1_000 {
             sender.push(message("x"), Some(ticket));

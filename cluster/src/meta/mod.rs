@@ -13,5 +13,5 @@ pub(crate) use tests::{a_founded_machine, a_founding_entry};
 
 pub use machine::{BranchEpochs, MetaMachine};
 pub use retained::{Retained, RetainedLimits, RetainedSet};
-pub use routes::{Destinations, Routes, ShareTarget};
+pub use routes::{Destinations, Routes, ShareMembers, ShareTarget};
 pub use state::{Effects, MetaState, UnknownEntry};

@@ -37,8 +37,38 @@ struct NodeRoute {
 #[derive(Debug, Clone, Copy)]
 struct ShareRoute {
     incarnation: u64,
-    members: u32,
+    members: ShareMembers,
     index: u64,
+}
+
+/// The members of a shared subscription that a node has.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct ShareMembers {
+    /// Those that are connected; where there are none, durable sessions that wait for their clients. 0 = none at all.
+    pub count: u32,
+    /// None of them is connected.
+    pub away: bool,
+}
+
+impl ShareMembers {
+    const AWAY: u32 = 1 << 31;
+
+    /// In one number, 0 for none; more than can be counted so are as good as that many.
+    pub fn to_bits(self) -> u32 {
+        let away = if self.away { Self::AWAY } else { 0 };
+        match self.count {
+            0 => 0,
+            count => count.min(Self::AWAY - 1) | away,
+        }
+    }
+
+    /// The opposite of [`ShareMembers::to_bits`].
+    pub fn from_bits(bits: u32) -> ShareMembers {
+        ShareMembers {
+            count: bits & !Self::AWAY,
+            away: bits & Self::AWAY != 0,
+        }
+    }
 }
 
 /// Where a topic goes.
@@ -57,8 +87,8 @@ pub struct ShareTarget {
     pub group: ShareName,
     /// Its filter.
     pub filter: TopicFilter,
-    /// Nodes with live members and how many each has, sorted by node.
-    pub members: SmallVec<[(NodeRef, u32); 2]>,
+    /// Nodes with members and how many each has, sorted by node.
+    pub members: SmallVec<[(NodeRef, ShareMembers); 2]>,
 }
 
 /// The routes of all filters.
@@ -97,13 +127,13 @@ impl Routes {
         }
     }
 
-    /// Sets how many live members a node has of a shared subscription; 0 withdraws.
+    /// Sets which members a node has of a shared subscription; none withdraws.
     pub fn set_share(
         &mut self,
         group: &ShareName,
         filter: &TopicFilter,
         node: NodeRef,
-        members: u32,
+        members: ShareMembers,
         index: u64,
     ) {
         let route = ShareRoute {
@@ -111,7 +141,7 @@ impl Routes {
             members,
             index,
         };
-        if members > 0 {
+        if members.count > 0 {
             let routes = self
                 .tree
                 .entry_or_insert_with(filter, FilterRoutes::default);
@@ -153,7 +183,7 @@ impl Routes {
         self.count_share -= shares;
     }
 
-    /// What a node has of a filter or share - 1, or so many members; 0 is nothing - and the meta index that set it.
+    /// What a node has of a filter or share - 1, or its members as bits; 0 is nothing - and the meta index that set it.
     pub fn route_of(&self, filter: &SubscriptionFilter, node: NodeRef) -> (u32, u64) {
         let route = || {
             let routes = self.tree.get(&filter.filter)?;
@@ -165,7 +195,8 @@ impl Routes {
                 Some(group) => {
                     let nodes = routes.shares.as_ref()?.groups.get(group)?;
                     let route = nodes.get(&node.node)?;
-                    (route.incarnation == node.incarnation).then_some((route.members, route.index))
+                    (route.incarnation == node.incarnation)
+                        .then_some((route.members.to_bits(), route.index))
                 }
             }
         };
@@ -186,6 +217,20 @@ impl Routes {
         found.nodes.sort_unstable();
         found.nodes.dedup();
         found
+    }
+
+    /// The nodes with members of one shared subscription, sorted.
+    pub fn share_members(
+        &self,
+        group: &ShareName,
+        filter: &TopicFilter,
+    ) -> SmallVec<[(NodeRef, ShareMembers); 2]> {
+        let shares = self
+            .tree
+            .get(filter)
+            .and_then(|routes| routes.shares.as_ref());
+        let nodes = shares.and_then(|shares| shares.groups.get(group));
+        nodes.map(members_of).unwrap_or_default()
     }
 
     /// Number of (filter, node) routes and of (group, filter, node) routes.
@@ -217,7 +262,11 @@ impl Routes {
                 node: NodeId(share.node_id),
                 incarnation: share.incarnation,
             };
-            self.set_share(&group, &filter, node, share.members, share.index);
+            let members = ShareMembers {
+                count: share.members,
+                away: share.away,
+            };
+            self.set_share(&group, &filter, node, members, share.index);
         }
         Ok(())
     }
@@ -276,20 +325,10 @@ impl FilterRoutes {
             .extend(self.nodes.iter().map(|route| route.node));
         let Some(shares) = &self.shares else { return };
         for (group, nodes) in &shares.groups {
-            let member = |(node, route): (&NodeId, &ShareRoute)| {
-                (
-                    NodeRef {
-                        node: *node,
-                        incarnation: route.incarnation,
-                    },
-                    route.members,
-                )
-            };
-            let members = nodes.iter().map(member).collect();
             found.shares.push(ShareTarget {
                 group: group.clone(),
                 filter: shares.filter.clone(),
-                members,
+                members: members_of(nodes),
             });
         }
     }
@@ -309,8 +348,9 @@ impl FilterRoutes {
                     group: Bytes::copy_from_slice(group.as_str().as_bytes()),
                     node_id: node.0,
                     incarnation: route.incarnation,
-                    members: route.members,
+                    members: route.members.count,
                     index: route.index,
+                    away: route.members.away,
                 })
             });
         RouteRecord {
@@ -319,6 +359,17 @@ impl FilterRoutes {
             shares: shares.collect(),
         }
     }
+}
+
+fn members_of(nodes: &BTreeMap<NodeId, ShareRoute>) -> SmallVec<[(NodeRef, ShareMembers); 2]> {
+    let member = |(node, route): (&NodeId, &ShareRoute)| {
+        let node = NodeRef {
+            node: *node,
+            incarnation: route.incarnation,
+        };
+        (node, route.members)
+    };
+    nodes.iter().map(member).collect()
 }
 
 /// A filter as a command or record carries it.

@@ -13,7 +13,7 @@ use flotte_proto::{
 use prost::Message;
 
 use super::retained::{Retained, RetainedLimits, RetainedSet};
-use super::routes::{Routes, parse_filter, parse_share_name};
+use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
 use crate::will_keys::WillKeys;
@@ -277,8 +277,12 @@ impl MetaState {
     ) -> Result<Bytes, String> {
         let filter = parse_filter(share.filter)?;
         let group = parse_share_name(share.group)?;
+        let members = ShareMembers {
+            count: share.members,
+            away: share.away,
+        };
         self.routes
-            .set_share(&group, &filter, from, share.members, self.index);
+            .set_share(&group, &filter, from, members, self.index);
         effects.routes.push(filter);
         Ok(Bytes::new())
     }

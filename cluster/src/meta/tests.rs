@@ -259,7 +259,12 @@ fn share(group: &'static str, filter: &'static str, members: u32) -> Command {
         group: group.into(),
         filter: filter.into(),
         members,
+        away: false,
     })
+}
+
+fn connected(count: u32) -> ShareMembers {
+    ShareMembers { count, away: false }
 }
 
 fn down(node: NodeRef) -> Command {
@@ -480,7 +485,10 @@ fn shares_count_members_by_node() {
     assert_eq!(shares.len(), 2);
     let g = shares.iter().find(|s| s.group.as_str() == "g").unwrap();
     assert_eq!(g.filter, TopicFilter::try_from("a/#").unwrap());
-    assert_eq!(g.members.as_slice(), [(node(1, 1), 2), (node(2, 1), 1)]);
+    assert_eq!(
+        g.members.as_slice(),
+        [(node(1, 1), connected(2)), (node(2, 1), connected(1))]
+    );
     rig.run(node(1, 1), share("g", "a/#", 0));
     assert_eq!(rig.state.routes().counts(), (0, 2));
 }

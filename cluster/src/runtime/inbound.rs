@@ -16,7 +16,7 @@ use super::life::Life;
 use super::node::Node;
 use crate::handle::Kick;
 use crate::id::{GroupId, NodeId, NodeRef};
-use crate::link::{Arrival, bytes_of, received_bytes};
+use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
 use crate::net::{Handler, InboundLink, PeerIdentity};
 
 /// Answers for a node, once that is made.
@@ -203,27 +203,56 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
         let _ = link.replies.send(refuse(why)).await;
         return;
     }
-    let acked = life.receiver.lock().last(sender);
-    let first = LinkReply {
-        acked,
-        ..LinkReply::default()
-    };
+    let keeps = life.keeps_of(sender);
+    let (first, connection) = resume(&life, sender, &keeps);
     if link.replies.send(first).await.is_err() {
         return;
     }
     let received = received_bytes(sender.node);
-    while let Ok(Some(frame)) = link.frames.next().await {
-        received.increment(bytes_of(&frame.messages));
-        if life.shutdown.is_cancelled() {
-            return;
-        }
-        let Some(reply) = deliver(&node, &life, sender, frame) else {
+    loop {
+        let mut reply = tokio::select! {
+            frame = link.frames.next() => {
+                let Ok(Some(frame)) = frame else { return };
+                received.increment(bytes_of(&frame.messages));
+                if life.shutdown.is_cancelled() {
+                    return;
+                }
+                let Some(reply) = deliver(&node, &life, &keeps, sender, frame) else {
+                    return;
+                };
+                reply
+            }
+            () = keeps.due() => LinkReply::default(),
+        };
+        let Some(settled) = keeps.poll_settled(connection) else {
             return;
         };
+        if !settled.is_empty() {
+            // All of these were delivered before.
+            reply.acked = life.receiver.lock().last(sender);
+            reply.settled = settled;
+        }
         if reply.acked > 0 && link.replies.send(reply).await.is_err() {
             return;
         }
     }
+}
+
+/// The first reply: what came of all that earlier connections brought.
+fn resume(life: &Life, sender: NodeRef, keeps: &Keeps) -> (LinkReply, u64) {
+    let receiver = life.receiver.lock();
+    let Resumed {
+        connection,
+        open,
+        not_placed,
+    } = keeps.handle_connected();
+    let first = LinkReply {
+        acked: receiver.last(sender),
+        not_placed,
+        open,
+        ..LinkReply::default()
+    };
+    (first, connection)
 }
 
 fn judge_link(node: &Node, life: &Life, sender: NodeRef, to: u64) -> Result<(), String> {
@@ -248,20 +277,29 @@ fn judge_link(node: &Node, life: &Life, sender: NodeRef, to: u64) -> Result<(), 
 }
 
 /// None = the stream has to be made anew.
-fn deliver(node: &Node, life: &Life, sender: NodeRef, frame: LinkFrame) -> Option<LinkReply> {
+fn deliver(
+    node: &Node,
+    life: &Life,
+    keeps: &Arc<Keeps>,
+    sender: NodeRef,
+    frame: LinkFrame,
+) -> Option<LinkReply> {
     let mut reply = LinkReply::default();
+    keeps.handle_confirmed(frame.confirmed);
     let mut receiver = life.receiver.lock();
     let mut numbered = false;
     for message in frame.messages {
         let sequence = message.sequence;
         if sequence == 0 {
-            node.local.deliver(message);
+            node.local.deliver(message, None);
             continue;
         }
         numbered = true;
         match receiver.handle(sender, sequence) {
             Arrival::New => {
-                if !node.local.deliver(message) {
+                let kept = (!message.shares.is_empty()).then(|| keeps.keep(sequence));
+                if !node.local.deliver(message, kept) {
+                    keeps.note_not_placed(sequence);
                     reply.not_placed.push(sequence);
                 }
             }

@@ -21,7 +21,7 @@ use super::node::Node;
 use super::reads::Reads;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
-use crate::link::Receiver;
+use crate::link::{Keeps, Receiver};
 use crate::proposer::{Proposer, Reply, Route};
 
 /// How long a proposal may take before it counts as lost and is sent again.
@@ -39,6 +39,8 @@ pub struct Life {
     pub(crate) kicks: Kicks,
     /// Receiving ends of the links from all nodes; held while a frame is delivered.
     pub(super) receiver: Mutex<Receiver>,
+    /// What other nodes keep for this one: of the newest incarnation that sent something.
+    pub(super) keeps: Mutex<BTreeMap<NodeId, (u64, Arc<Keeps>)>>,
     /// One proposer for each group; proposals for groups that do not exist yet are refused.
     pub(super) proposers: BTreeMap<GroupId, Proposer>,
     pub(super) session_groups: u32,
@@ -46,6 +48,20 @@ pub struct Life {
 }
 
 impl Life {
+    /// What a start of another node keeps for this one.
+    pub(super) fn keeps_of(&self, sender: NodeRef) -> Arc<Keeps> {
+        let mut all = self.keeps.lock();
+        match all.get(&sender.node) {
+            Some((incarnation, keeps)) if *incarnation == sender.incarnation => Arc::clone(keeps),
+            Some((incarnation, _)) if *incarnation > sender.incarnation => Arc::default(),
+            _ => {
+                let keeps = Arc::new(Keeps::default());
+                all.insert(sender.node, (sender.incarnation, Arc::clone(&keeps)));
+                keeps
+            }
+        }
+    }
+
     pub(crate) fn propose_meta(
         &self,
         command: meta_command::Command,

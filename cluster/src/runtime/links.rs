@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotte_proto::{Forward, LinkFrame, LinkReply};
+use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,12 @@ use crate::net::{Network, OutboundLink};
 const LIMITS: LinkLimits = LinkLimits {
     messages: 100_000,
     bytes: 64 << 20,
+    // More than one member's queue holds by default: so one that never acknowledges uses up only its own.
+    kept_messages: 100_000,
+    kept_bytes: 128 << 20,
 };
+/// Who waits for a node that is gone is told so this many at a time.
+const TOLD_AT_ONCE: usize = 256;
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -199,17 +205,52 @@ impl Peer {
         self.ended.cancel();
         let waiters = self.sender.lock().end();
         self.room.notify_waiters();
-        for (waiter, placed) in waiters {
-            waiter.placed(self.node, placed);
+        let node = self.node;
+        if waiters.len() <= TOLD_AT_ONCE {
+            waiters
+                .into_iter()
+                .for_each(|(waiter, placed)| waiter.placed(node, placed));
+            return;
         }
+        // Each shared delivery looks for another member: others of this thread have their turns meanwhile.
+        tokio::spawn(async move {
+            for (number, (waiter, placed)) in waiters.into_iter().enumerate() {
+                waiter.placed(node, placed);
+                if number % TOLD_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+
+    fn poll_frame(&self) -> (Vec<Forward>, u64) {
+        let mut sender = self.sender.lock();
+        (sender.poll_frame(), sender.confirmed())
     }
 
     fn settle(&self, reply: &LinkReply) {
         self.meter.acknowledged(reply.acked);
-        let placed = self
-            .sender
-            .lock()
-            .handle_ack(reply.acked, &reply.not_placed);
+        let mut sender = self.sender.lock();
+        let placed = sender.handle_ack(reply.acked, &reply.not_placed, &reply.settled);
+        let unkept = sender.poll_unkept();
+        drop(sender);
+        self.tell(placed, unkept);
+    }
+
+    /// As [`Peer::settle`], for the first reply of a connection.
+    fn resume(&self, reply: &LinkReply) {
+        self.meter.acknowledged(reply.acked);
+        let mut sender = self.sender.lock();
+        let placed = sender.handle_resumed(reply.acked, &reply.not_placed, &reply.open);
+        let unkept = sender.poll_unkept();
+        drop(sender);
+        self.tell(placed, unkept);
+    }
+
+    fn tell(&self, placed: Vec<(Arc<dyn Placement>, Placed)>, unkept: u64) {
+        if unkept > 0 {
+            counter!("flotte_share_unkept_total").increment(unkept);
+        }
         for (waiter, placed) in placed {
             waiter.placed(self.node, placed);
         }
@@ -257,7 +298,7 @@ async fn converse(peer: &Peer, mut stream: OutboundLink, pause: &mut Duration) -
     }
     match stream.replies.message().await {
         Ok(Some(reply)) if !reply.refused.is_empty() => return reply.refused,
-        Ok(Some(reply)) => peer.settle(&reply),
+        Ok(Some(reply)) => peer.resume(&reply),
         Ok(None) => return "closed".into(),
         Err(status) => return status.message().to_owned(),
     }
@@ -289,11 +330,12 @@ async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
     };
     loop {
         let changed = peer.work.notified();
-        let messages = peer.sender.lock().poll_frame();
+        let (messages, confirmed) = peer.poll_frame();
         if !messages.is_empty() {
             peer.meter.sent(&messages);
             permit.send(LinkFrame {
                 messages,
+                confirmed,
                 ..LinkFrame::default()
             });
             return true;

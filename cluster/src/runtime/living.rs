@@ -99,6 +99,7 @@ impl Node {
             reads: Reads::start(Arc::clone(self), shutdown.clone()),
             kicks: Kicks::new(me, network, meta, Arc::clone(&self.local), shutdown.clone()),
             receiver: Mutex::new(Receiver::default()),
+            keeps: Mutex::default(),
             proposers,
             session_groups,
             shutdown,

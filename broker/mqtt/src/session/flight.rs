@@ -41,7 +41,7 @@ impl Flight {
 
     /// What `span` would be just before this copy is sent for the first time.
     pub(super) fn span_before(&self, waiting: &Waiting) -> u64 {
-        if waiting.delivery.share {
+        if waiting.delivery.share.is_some() {
             return self.span();
         }
         self.ordinary.span_before(waiting.sequence) + self.shared_span()
@@ -73,7 +73,7 @@ impl Flight {
     /// The packet id with which a copy will be sent for the first time, and the sequence it has or
     /// gets now.
     pub(super) fn place(&mut self, waiting: &Waiting) -> (u64, PacketId) {
-        if waiting.delivery.share {
+        if waiting.delivery.share.is_some() {
             let shared = self.shared();
             return (shared.end(), shared.packet_id(shared.end()));
         }
@@ -84,8 +84,8 @@ impl Flight {
     pub(super) fn push(&mut self, sequence: u64, delivery: Delivery) {
         self.bytes += delivery.message.held_bytes();
         match delivery.share {
-            true => self.shared().push(sequence, delivery),
-            false => self.ordinary.push(sequence, delivery),
+            Some(_) => self.shared().push(sequence, delivery),
+            None => self.ordinary.push(sequence, delivery),
         }
     }
 
@@ -104,15 +104,18 @@ impl Flight {
         self.bytes -= held_bytes(delivery);
     }
 
-    /// Takes out the shared copies that were not acknowledged and may go to another member: QoS 1,
-    /// in order.
-    pub(super) fn take_shared_qos1(&mut self) -> Vec<Delivery> {
+    /// Takes out the shared copies that were not acknowledged and may go to another member, where
+    /// `is_wanted` says so: QoS 1, in order.
+    pub(super) fn take_shared_qos1(
+        &mut self,
+        is_wanted: impl Fn(&Delivery) -> bool,
+    ) -> Vec<Delivery> {
         let Some(window) = &mut self.shared else {
             return Vec::new();
         };
         let qos1 = window
             .published()
-            .filter(|(_, copy)| copy.qos == QoS::AtLeastOnce);
+            .filter(|(_, copy)| copy.qos == QoS::AtLeastOnce && is_wanted(copy));
         let sequences: Vec<u64> = qos1.map(|(sequence, _)| sequence).collect();
         let copies = sequences
             .into_iter()

@@ -1,6 +1,8 @@
 //! An application message, and one copy of it on its way to one session. Messages are shared by all
 //! queues and never change.
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use smallvec::SmallVec;
 use crate::packet::QoS;
 use crate::property::Properties;
 use crate::text::ClientId;
-use crate::topic::TopicName;
+use crate::topic::{SubscriptionFilter, TopicName};
 
 /// What a held copy costs beside its contents, roughly: its place in a queue and its share of the
 /// message's own fields.
@@ -45,8 +47,12 @@ impl Message {
     /// What one queue's hold on this message counts against its limit in bytes. A message shared
     /// by many queues counts in each.
     pub fn held_bytes(&self) -> usize {
-        let topic = self.topic.as_str().len();
-        COPY_BYTES + topic + self.payload.len() + self.properties.encoded_len()
+        Self::held_bytes_of(&self.topic, &self.payload, &self.properties)
+    }
+
+    /// What [`held_bytes`](Self::held_bytes) will be of a message that is still to be made.
+    pub fn held_bytes_of(topic: &TopicName, payload: &Bytes, properties: &Properties) -> usize {
+        COPY_BYTES + topic.as_str().len() + payload.len() + properties.encoded_len()
     }
 }
 
@@ -60,6 +66,61 @@ pub struct Delivery {
     pub retain: bool,
     /// Of the matching subscriptions, those that have one. [MQTT-3.3.4-3]
     pub subscription_ids: SmallVec<[u32; 1]>,
-    /// Whether it comes from a shared subscription, and so may go to another member instead.
-    pub share: bool,
+    /// Of a copy from a shared subscription, which may go to another member instead.
+    pub share: Option<Arc<dyn SharedCopy>>,
+}
+
+/// What a router hangs on a copy from a shared subscription. It is dropped with the copy, whatever became of that: so the
+/// router sees what a member has not done yet.
+pub trait SharedCopy: Debug + Send + Sync {
+    /// Group and filter.
+    fn filter(&self) -> &SubscriptionFilter;
+
+    /// What stands for the duty of whoever keeps the message for the case that this member goes: it moves on with the
+    /// message, and is dropped when all is done.
+    fn keeper(&self) -> Option<Keeper>;
+}
+
+/// Dropped when a message needs no longer be kept.
+pub type Keeper = Arc<dyn Any + Send + Sync>;
+
+/// How well a client can take one more copy, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// It is sent at once.
+    Ready,
+    /// It waits until the client has acknowledged something.
+    Waiting,
+    /// The socket takes nothing for now.
+    Blocked,
+    /// The overflow policy has to decide.
+    Full,
+    /// The client is not connected.
+    Away,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod testing {
+    use super::*;
+
+    /// The subscription of a copy, and nothing that keeps the message.
+    #[derive(Debug)]
+    pub(in crate::session) struct Tag(SubscriptionFilter);
+
+    impl Tag {
+        pub(in crate::session) fn of(filter: &str) -> Arc<dyn SharedCopy> {
+            Arc::new(Tag(SubscriptionFilter::try_from(filter).unwrap()))
+        }
+    }
+
+    impl SharedCopy for Tag {
+        fn filter(&self) -> &SubscriptionFilter {
+            &self.0
+        }
+
+        fn keeper(&self) -> Option<Keeper> {
+            None
+        }
+    }
 }

@@ -54,7 +54,7 @@ mod window;
 pub use config::{InboundConfig, OutboundConfig, Overflow};
 pub use inbound::{AckKind, AckOut, Begin, Inbound, Ticket};
 pub use link::Peer;
-pub use message::{Delivery, Message};
+pub use message::{Delivery, Keeper, Message, Readiness, SharedCopy};
 pub use outbound::Outbound;
 pub use outcome::{AckOutcome, Acked, Enqueued, Outcome};
 pub use tally::{DropReason, Tally};

@@ -9,23 +9,25 @@ use super::SessionError;
 use super::config::{OutboundConfig, Overflow};
 use super::flight::Flight;
 use super::link::{Dup, Link, Peer};
-use super::message::Delivery;
+use super::message::{Delivery, Readiness};
 use super::outcome::{AckOutcome, Acked, Enqueued, Outcome};
 use super::queue::{Queue, Waiting};
 use super::tally::{DropReason, Tally};
 use super::window::Slot;
 use crate::packet::{PacketId, QoS, Version};
 use crate::reason::ReasonCode;
+use crate::topic::SubscriptionFilter;
 
 /// What a session owes its client.
 ///
 /// - Getters: [`queued`](Self::queued), [`inflight`](Self::inflight), [`bytes`](Self::bytes),
 ///   [`is_empty`](Self::is_empty), [`version`](Self::version), [`wants_write`](Self::wants_write),
-///   [`packet_bytes_max`](Self::packet_bytes_max).
+///   [`packet_bytes_max`](Self::packet_bytes_max), [`readiness`](Self::readiness).
 /// - Input: `handle_*`, [`connect`](Self::connect), [`disconnect`](Self::disconnect).
 /// - Commands: [`enqueue`](Self::enqueue), [`enqueue_frame`](Self::enqueue_frame),
 ///   [`expire`](Self::expire), [`end`](Self::end),
-///   [`take_undelivered_shared`](Self::take_undelivered_shared).
+///   [`take_undelivered_shared`](Self::take_undelivered_shared),
+///   [`take_unsent_shared`](Self::take_unsent_shared).
 /// - Output: bytes in `dst`, and [`poll_send`](Self::poll_send) once there is room in it again.
 ///
 /// Order: QoS 1/2 and QoS 0 are each first in, first out, so that the order per topic and QoS holds
@@ -262,17 +264,47 @@ impl Outbound {
         Tally::expired(expired.len())
     }
 
-    /// Takes out the shared copies that another member should get, in order: those never sent and
-    /// QoS 1 without PUBACK. QoS 2 that was sent stays, to be completed with this client or dropped
-    /// when its session ends. [MQTT-4.8.2-4], [MQTT-4.8.2-5]
+    /// Takes out the shared copies that another member should get, in order, where `is_wanted` says
+    /// so of their subscription: those never sent and QoS 1 without PUBACK. QoS 2 that was sent
+    /// stays, to be completed with this client or dropped when its session ends. [MQTT-4.8.2-4],
+    /// [MQTT-4.8.2-5]
     ///
-    /// They count as accepted again where they go, so what this returns is to be taken off
-    /// `accepted`. To be called when the connection is over and before
-    /// [`disconnect`](Self::disconnect), which drops QoS 0: the window takes them as done.
-    pub fn take_undelivered_shared(&mut self) -> Vec<Delivery> {
-        let mut taken = self.flight.take_shared_qos1();
-        taken.append(&mut self.queue.extract(|copy| copy.share));
+    /// They count as accepted again where they go, so the caller counts what this returns as
+    /// dropped here. To be called when the connection is over: the window takes them as done.
+    pub fn take_undelivered_shared(
+        &mut self,
+        is_wanted: impl Fn(&SubscriptionFilter) -> bool,
+    ) -> Vec<Delivery> {
+        let wanted = |copy: &Delivery| copy.share.as_ref().is_some_and(|s| is_wanted(s.filter()));
+        let mut taken = self.flight.take_shared_qos1(wanted);
+        taken.append(&mut self.queue.extract(wanted));
         taken
+    }
+
+    /// Takes out the copies of a shared subscription that were never sent, in order: the client has
+    /// left it, and completes only what it was sent [MQTT-3.10.4-3].
+    pub fn take_unsent_shared(&mut self, filter: &SubscriptionFilter) -> Vec<Delivery> {
+        let is_of = |copy: &Delivery| copy.share.as_ref().is_some_and(|s| s.filter() == filter);
+        self.queue.extract(is_of)
+    }
+
+    /// How well the client can take one more shared copy of this size.
+    pub fn readiness(&self, bytes: usize) -> Readiness {
+        let Some(link) = &self.link else {
+            return Readiness::Away;
+        };
+        let config = &self.config;
+        let is_full = self.queued() >= config.queue_max_messages
+            || self.bytes() + bytes > config.queue_max_bytes;
+        if is_full && !self.is_empty() {
+            Readiness::Full
+        } else if link.congested {
+            Readiness::Blocked
+        } else if self.flight.span() >= link.window() {
+            Readiness::Waiting
+        } else {
+            Readiness::Ready
+        }
     }
 
     /// Asserts what must hold between calls. Linear; for tests.
@@ -510,6 +542,7 @@ mod tests {
     use crate::codec::Decoder;
     use crate::packet::{Packet, Publish};
     use crate::session::Message;
+    use crate::session::message::testing::Tag;
     use crate::topic::TopicName;
 
     const NOW: u64 = 1_000_000;
@@ -620,7 +653,7 @@ mod tests {
             qos: QoS::try_from(qos).unwrap(),
             retain: false,
             subscription_ids: smallvec![],
-            share: false,
+            share: None,
         }
     }
 
@@ -630,7 +663,7 @@ mod tests {
 
     fn shared(payload: &str, qos: u8) -> Delivery {
         Delivery {
-            share: true,
+            share: Some(Tag::of("$share/g/t")),
             ..copy(payload, qos)
         }
     }
@@ -1077,13 +1110,56 @@ mod tests {
         bench.enqueue(shared("d", 2));
         bench.enqueue(copy("e", 1));
         assert_eq!(bench.written(), ["a/32768", "b/32769", "c/1"]);
-        let taken = bench.outbound.take_undelivered_shared();
+        let taken = bench.outbound.take_undelivered_shared(|_| true);
         bench.outbound.check_invariants();
         let payloads: Vec<_> = taken.iter().map(|copy| &copy.message.payload[..]).collect();
         assert_eq!(payloads, [b"a", b"d"]);
         let _ = bench.outbound.disconnect();
         bench.connect(V5);
         assert_eq!(bench.written(), ["c/1*", "b/32769*", "e/2"]);
+    }
+
+    #[test]
+    fn who_unsubscribes_gives_up_only_what_was_never_sent() {
+        let mut bench = Bench::connected(OutboundConfig::default(), small_window(1));
+        bench.enqueue(shared("a", 1));
+        bench.enqueue(shared("b", 1));
+        bench.enqueue(copy("c", 1));
+        bench.enqueue(shared("d", 2));
+        assert_eq!(bench.written(), ["a/32768"]);
+        let other = SubscriptionFilter::try_from("$share/other/t").unwrap();
+        assert!(bench.outbound.take_unsent_shared(&other).is_empty());
+        let filter = SubscriptionFilter::try_from("$share/g/t").unwrap();
+        let taken = bench.outbound.take_unsent_shared(&filter);
+        bench.outbound.check_invariants();
+        let payloads: Vec<_> = taken.iter().map(|copy| &copy.message.payload[..]).collect();
+        assert_eq!(payloads, [b"b", b"d"]);
+        bench.puback(32_768);
+        assert_eq!(bench.written(), ["c/1"]);
+    }
+
+    #[test]
+    fn readiness_says_what_would_become_of_one_more() {
+        let config = OutboundConfig {
+            queue_max_messages: 3,
+            ..OutboundConfig::default()
+        };
+        let mut bench = Bench::new(config);
+        assert_eq!(bench.outbound.readiness(1), Readiness::Away);
+        bench.connect(small_window(1));
+        assert_eq!(bench.outbound.readiness(1), Readiness::Ready);
+        assert_eq!(
+            bench.outbound.readiness(usize::MAX / 2),
+            Readiness::Ready,
+            "a copy that would be alone is always taken"
+        );
+        bench.enqueue(shared("a", 1));
+        assert_eq!(bench.outbound.readiness(1), Readiness::Waiting);
+        bench.outbound.handle_congested();
+        assert_eq!(bench.outbound.readiness(1), Readiness::Blocked);
+        bench.enqueue(shared("b", 1));
+        bench.enqueue(shared("c", 1));
+        assert_eq!(bench.outbound.readiness(1), Readiness::Full);
     }
 
     #[test]

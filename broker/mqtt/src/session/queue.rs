@@ -54,7 +54,7 @@ impl Queue {
     /// Gives an ordinary copy its sequence number.
     pub(super) fn number(&mut self, delivery: Delivery) -> Waiting {
         let sequence = self.next_sequence;
-        if !delivery.share {
+        if delivery.share.is_none() {
             self.next_sequence += 1;
         }
         Waiting { sequence, delivery }
@@ -136,7 +136,7 @@ impl Queue {
         let ordinary = lines
             .reliable
             .iter()
-            .filter(|waiting| !waiting.delivery.share);
+            .filter(|waiting| waiting.delivery.share.is_none());
         let sequences: Vec<u64> = ordinary.map(|waiting| waiting.sequence).collect();
         assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]));
         let possible = sent_end..self.next_sequence;

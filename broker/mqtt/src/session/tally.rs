@@ -19,15 +19,21 @@ pub enum DropReason {
     SessionEnd,
     /// QoS 0 for a client that is not connected.
     QoS0Offline,
+    /// A shared copy that went to another member, where it counts as accepted again.
+    ShareMoved,
+    /// A message for a shared subscription whose last member went meanwhile.
+    NoMember,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::QueueFull,
         Self::TooLarge,
         Self::Invalid,
         Self::SessionEnd,
         Self::QoS0Offline,
+        Self::ShareMoved,
+        Self::NoMember,
     ];
 
     /// The metric label.
@@ -38,6 +44,8 @@ impl DropReason {
             Self::Invalid => "invalid",
             Self::SessionEnd => "session_end",
             Self::QoS0Offline => "qos0_offline",
+            Self::ShareMoved => "share_moved",
+            Self::NoMember => "no_member",
         }
     }
 }
@@ -74,6 +82,20 @@ impl Tally {
     pub fn held_change(&self) -> i64 {
         let left = self.delivered + self.expired + self.dropped_total();
         i64::from(self.accepted) - i64::from(left)
+    }
+
+    /// Copies that are dropped outside of a session.
+    pub fn of_dropped(reason: DropReason, count: usize) -> Self {
+        let mut tally = Self::default();
+        tally.drop_many(reason, count);
+        tally
+    }
+
+    /// A message that nobody takes any more, and that no session has counted.
+    pub fn unplaced(reason: DropReason) -> Self {
+        let mut tally = Self::accepted_one();
+        tally.drop_one(reason);
+        tally
     }
 
     pub(super) fn accepted_one() -> Self {

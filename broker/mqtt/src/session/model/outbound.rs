@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use crate::codec::Decoder;
 use crate::packet::{Packet, PacketId, Publish, QoS, Version};
 use crate::reason::ReasonCode;
+use crate::session::message::testing::Tag;
 use crate::session::{
     AckOutcome, Delivery, DropReason, Message, Outbound, OutboundConfig, Overflow, Peer, Tally,
 };
@@ -298,10 +299,10 @@ impl World {
                 Tally::default()
             }
             Op::Leave => {
-                let taken = self.outbound.take_undelivered_shared();
+                let taken = self.outbound.take_undelivered_shared(|_| true);
                 self.moved += taken.len() as u64;
                 for copy in taken {
-                    assert!(copy.share);
+                    assert!(copy.share.is_some());
                     let number = number_of(&copy.message.payload);
                     // What QoS 2 was sent is never given to another.
                     let was_sent = self.client.received.contains(&number);
@@ -339,7 +340,7 @@ impl World {
             qos: QoS::try_from(qos).unwrap(),
             retain: false,
             subscription_ids: Default::default(),
-            share,
+            share: share.then(|| Tag::of("$share/g/#")),
         }
     }
 
