@@ -283,7 +283,9 @@ impl Arrival {
             return Ok(None);
         };
         let shared = &self.worker.shared;
-        let topic = TopicName::parse(will.topic.clone()).map_err(|e| e.reason())?;
+        // [MQTT-4.7.0-1], [MQTT-4.7.3-1]: of a name, whatever is wrong with it.
+        let topic =
+            TopicName::parse(will.topic.clone()).map_err(|_| ReasonCode::TopicNameInvalid)?;
         if will.qos > shared.config.max_qos(&self.listener.config) {
             // [MQTT-3.2.2-12]
             return Err(ReasonCode::QoSNotSupported);
