@@ -20,7 +20,7 @@ use crate::auth::Authenticator;
 use crate::auth::acl::Acl;
 use crate::cli::Exit;
 use crate::config::{Config, Loaded, Sources};
-use crate::connection::{Shared, Workers};
+use crate::connection::{PendingConnects, Shared, Workers};
 use crate::listener::Listener;
 use crate::local::LocalClients;
 use crate::reload::Reloader;
@@ -128,6 +128,7 @@ async fn serve(
         auth,
         connections: Default::default(),
         connections_most: Default::default(),
+        pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
         closing: Default::default(),
         config,
     });

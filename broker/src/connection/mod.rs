@@ -10,13 +10,16 @@ mod connack;
 mod counted;
 mod handshake;
 mod packets;
+mod pending;
 mod publish;
+mod replays;
 mod samples;
 mod subscribe;
 mod throttle;
 mod timers;
 mod worker;
 
+pub use pending::PendingConnects;
 pub(crate) use publish::{RetainRefusal, retain_command};
 pub use timers::{Deadline, Wheel};
 pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
