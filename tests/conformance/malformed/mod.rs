@@ -16,7 +16,7 @@ use std::collections::HashSet;
 
 use flotte_tests::Version;
 
-use crate::target::{Place, run};
+use crate::target::{Place, Setting, run};
 use model::Case;
 
 fn all() -> Vec<Case> {
@@ -33,10 +33,14 @@ fn all() -> Vec<Case> {
 fn check(version: Version, part: impl FnOnce() -> Vec<Case>) {
     let wanted = std::env::var("FLOTTE_TEST_CASES").unwrap_or_default();
     let is_wanted = |case: &Case| case.version == version && case.name.contains(&wanted);
-    run(Place::Single, version, |target| async move {
-        let cases = part().into_iter().filter(is_wanted).collect();
-        runner::run(target.address, cases).await;
-    });
+    run(
+        (Place::Single, Setting::Usual),
+        version,
+        |target| async move {
+            let cases = part().into_iter().filter(is_wanted).collect();
+            runner::run(target.address, cases).await;
+        },
+    );
 }
 
 macro_rules! tests {

@@ -46,7 +46,7 @@ impl Message {
     /// by many queues counts in each.
     pub fn held_bytes(&self) -> usize {
         let topic = self.topic.as_str().len();
-        COPY_BYTES + topic + self.payload.len() + self.properties.encoded_len()
+        COPY_BYTES + topic + self.payload.len() + self.properties.held_bytes()
     }
 }
 
@@ -62,4 +62,28 @@ pub struct Delivery {
     pub subscription_ids: SmallVec<[u32; 1]>,
     /// Whether it comes from a shared subscription, and so may go to another member instead.
     pub share: bool,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::property::Property;
+    use crate::text::ByteStr;
+
+    #[test]
+    fn tiny_properties_count_as_what_they_take_in_memory() {
+        const COUNT: usize = 1_000;
+        let tiny = Property::user(ByteStr::new(), ByteStr::new());
+        let message = Message {
+            topic: "t".try_into().unwrap(),
+            payload: Bytes::new(),
+            properties: Properties::from(vec![tiny; COUNT]),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            publisher: "p".try_into().unwrap(),
+            expires_at_ms: None,
+        };
+        assert!(message.held_bytes() >= COUNT * size_of::<Property>());
+    }
 }
