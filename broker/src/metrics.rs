@@ -274,6 +274,10 @@ fn describe_clients() {
         "Subscriptions of the sessions of this node"
     );
     describe_counter!(
+        "flotte_subscriptions_refused_total",
+        "Subscriptions refused for a limit, by reason"
+    );
+    describe_counter!(
         "flotte_auth_total",
         "Decisions about clients, by method and result"
     );

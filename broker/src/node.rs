@@ -20,7 +20,7 @@ use crate::auth::Authenticator;
 use crate::auth::acl::Acl;
 use crate::cli::Exit;
 use crate::config::{Config, Loaded, Sources};
-use crate::connection::{Shared, Workers};
+use crate::connection::{PendingConnects, Shared, Workers};
 use crate::listener::{ListenError, Listener, Listeners};
 use crate::local::LocalClients;
 use crate::reload::{Part, Reloader};
@@ -124,6 +124,7 @@ async fn serve(
         listeners: Listeners::new(&listeners),
         connections: Default::default(),
         connections_most: Default::default(),
+        pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
         closing: Default::default(),
         config,
     });

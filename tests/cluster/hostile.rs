@@ -1,5 +1,9 @@
 //! Bad input: the offender is cut off, everyone else goes on, and memory stays bounded.
 
+mod many;
+mod slow;
+mod watch;
+
 use std::time::{Duration, Instant};
 
 use flotte_tests::{

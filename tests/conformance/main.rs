@@ -10,6 +10,7 @@ mod target;
 mod bodies;
 mod clauses;
 mod configured;
+mod malformed;
 mod v31;
 mod v311;
 mod v5;

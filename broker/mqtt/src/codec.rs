@@ -38,6 +38,11 @@ impl Decoder {
         }
     }
 
+    /// From now on, a packet larger than this many bytes is refused.
+    pub const fn set_max_packet_size(&mut self, max_packet_size: usize) {
+        self.max_packet_size = max_packet_size;
+    }
+
     /// Makes it a decoder for a client, which knows the version that it asked for and reads what
     /// a server sends.
     pub fn set_version(&mut self, version: Version) {

@@ -32,6 +32,12 @@ section! {
     "mqtt" {
         /// The largest packet that is taken from a client.
         max_packet_size: Size = Size::mib(1), in 128..=268_435_460;
+        /// The largest CONNECT that is taken, at most `max_packet_size`: nobody has asked for credentials before. All fields
+        /// of 3.x at their longest fit into the default.
+        max_connect_size: Size = Size::kib(384), in 128..=268_435_460;
+        /// How much CONNECTs that are not complete may hold, all clients together: beyond it a client that has sent more
+        /// than 4 KiB is closed.
+        pending_connect_bytes: Size = Size::mib(64), in 65_536..=1_099_511_627_776;
         /// The longest keep alive that a 5.0 client gets when it asks for more, or for none; unset: any.
         max_keep_alive_s: Option<u16> = None, in 1..=65_535;
         /// The keep alive that every 5.0 client is told, whatever it asks for; unset: what it asks for.

@@ -25,6 +25,8 @@ section! {
         queue_qos0: bool = false;
         /// What a full queue does: "drop-old" or "drop-new"; both are counted.
         overflow: Overflow = Overflow::DropOld;
+        /// How many subscriptions a session may have; more are refused (0x97, in 3.x 0x80) and counted.
+        subscriptions_max: u32 = 200_000, in 1..=100_000_000;
         /// How many QoS 1 and 2 messages are under way to a client at most, also where it would take more.
         inflight_max: u16 = 1024, in 1..=65_535;
     }

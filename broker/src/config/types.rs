@@ -21,6 +21,11 @@ impl Size {
         Self(bytes)
     }
 
+    /// So many KiB.
+    pub const fn kib(kib: u32) -> Self {
+        Self((kib as u64) << 10)
+    }
+
     /// So many mebibytes.
     pub const fn mib(mib: u32) -> Self {
         Self(mib as u64 * MIB)

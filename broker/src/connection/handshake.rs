@@ -17,6 +17,7 @@ use metrics::counter;
 use tracing::{Span, debug};
 
 use super::counted::Counted;
+use super::pending::PendingConnect;
 use super::timers::Since;
 use super::worker::ListenerInfo;
 use super::{Connection, Deadline, Worker, access, publish, read_some};
@@ -101,10 +102,16 @@ pub(super) struct Admitted {
 
 impl Arrival {
     async fn shake_hands(mut self) -> Option<Connection> {
-        let max = self.worker.shared.config.mqtt.max_packet_size.as_usize();
-        let mut decoder = Decoder::new(max);
+        let config = &self.worker.shared.config.mqtt;
+        let max = config.max_packet_size.as_usize();
+        let mut decoder = Decoder::new(config.max_connect_size.as_usize().min(max));
         let mut buffer = BytesMut::new();
-        let connect = self.read_connect(&mut decoder, &mut buffer).await?;
+        // Held until the client is let in, or is not.
+        let mut pending = self.worker.shared.pending.begin();
+        let connect = self
+            .read_connect(&mut decoder, &mut buffer, &mut pending)
+            .await?;
+        decoder.set_max_packet_size(max);
         let version = connect.version;
         if let Some(bytes_max) = connect.properties.maximum_packet_size() {
             self.packet_bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
@@ -129,6 +136,7 @@ impl Arrival {
         &mut self,
         decoder: &mut Decoder,
         buffer: &mut BytesMut,
+        pending: &mut PendingConnect,
     ) -> Option<Connect> {
         loop {
             match decoder.decode(buffer) {
@@ -163,7 +171,13 @@ impl Arrival {
                     Ok(0) | Err(_) => return None,
                     Ok(bytes) => {
                         Count::BYTES_IN.add(bytes as u64);
-                        buffer.extend_from_slice(&self.worker.take_read());
+                        let chunk = self.worker.take_read();
+                        if !pending.grow(bytes) {
+                            debug!("too much is held for CONNECTs");
+                            counter!("flotte_connects_total", "result" => "pending_full").increment(1);
+                            return None;
+                        }
+                        buffer.extend_from_slice(&chunk);
                     }
                 },
             }
@@ -285,7 +299,9 @@ impl Arrival {
             return Ok(None);
         };
         let shared = &self.worker.shared;
-        let topic = TopicName::parse(will.topic.clone()).map_err(|e| e.reason())?;
+        // [MQTT-4.7.0-1], [MQTT-4.7.3-1]: of a name, whatever is wrong with it.
+        let topic =
+            TopicName::parse(will.topic.clone()).map_err(|_| ReasonCode::TopicNameInvalid)?;
         if will.qos > shared.config.max_qos(&self.listener.config) {
             // [MQTT-3.2.2-12]
             return Err(ReasonCode::QoSNotSupported);

@@ -10,13 +10,16 @@ mod connack;
 mod counted;
 mod handshake;
 mod packets;
+mod pending;
 mod publish;
+mod replays;
 mod samples;
 mod subscribe;
 mod throttle;
 mod timers;
 mod worker;
 
+pub use pending::PendingConnects;
 pub(crate) use publish::{RetainRefusal, retain_command};
 pub use timers::{Deadline, Wheel};
 pub use worker::{Accepted, ListenerInfo, Shared, Worker, Workers};
@@ -115,7 +118,7 @@ pub struct Connection {
     decoder: Decoder,
     /// Of this connection's Open; the session's own is higher once another connection has it.
     epoch: u64,
-    /// When the last byte came, on the worker's clock.
+    /// When the last packet came, or a piece of a large one, on the worker's clock.
     last_read_ms: u64,
     /// Since when this node has had no lease.
     unleased_since: Since,
@@ -146,6 +149,8 @@ pub struct Connection {
     blocked: bool,
 }
 
+/// So much of a packet that is not complete shows that the client goes on.
+const ALIVE_BYTES: usize = 1 << 10;
 /// A read that brought this much has probably left more.
 const MUCH_BYTES: usize = 16 << 10;
 
@@ -232,7 +237,7 @@ impl Connection {
             Event::Read(Ok(0)) => Err(End::Lost),
             Event::Read(Ok(bytes)) => {
                 Count::BYTES_IN.add(bytes as u64);
-                self.last_read_ms = self.worker.wheel.now_ms();
+                let (now, had) = (self.worker.wheel.now_ms(), self.partial.len());
                 let chunk = self.worker.take_read();
                 if self.partial.is_empty() {
                     self.partial = chunk;
@@ -240,7 +245,13 @@ impl Connection {
                 } else {
                     self.partial.extend_from_slice(&chunk);
                 }
-                self.process()
+                let has = self.partial.len();
+                self.process()?;
+                // [MQTT-3.1.2-22]: what keeps it alive is a packet, or a piece of a large one; a byte is not enough.
+                if self.partial.len() < has || had / ALIVE_BYTES < has / ALIVE_BYTES {
+                    self.last_read_ms = now;
+                }
+                Ok(())
             }
             Event::Read(Err(e)) => {
                 debug!(error = %e, "read failed");

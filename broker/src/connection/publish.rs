@@ -22,7 +22,7 @@ use crate::session::now_ms;
 
 /// Publishes that wait before nothing more is read.
 const WAITING_MAX: usize = 64;
-/// The same for their payloads.
+/// The same for what their payloads and properties hold.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// A publish behind a retained one of the same connection.
@@ -48,7 +48,10 @@ impl WaitingLine {
     /// Whether nothing more should be read before some of these are placed.
     pub(super) fn is_long(&self) -> bool {
         let Some(line) = &self.0 else { return false };
-        let bytes = || line.iter().map(|one| one.message.payload.len());
+        let bytes = || {
+            line.iter()
+                .map(|one| one.message.payload.len() + one.message.properties.held_bytes())
+        };
         line.len() >= WAITING_MAX || bytes().sum::<usize>() >= WAITING_BYTES_MAX
     }
 

@@ -17,8 +17,10 @@ use flotte_mqtt::topic::SubscriptionFilter;
 use flotte_mqtt::{ByteStr, Version};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use metrics::counter;
 use tracing::debug;
 
+use super::replays::Replays;
 use super::{Connection, End, Worker};
 use crate::router::{Replay, Router};
 use crate::session::{Session, Subscription, flush_dirty, mark_dirty};
@@ -37,9 +39,8 @@ type Replaying = LocalBoxFuture<'static, Result<(), Refused>>;
 pub(super) struct Requests {
     /// Not answered, in their order; only the first is waited for. Bounded by [`REQUESTS_MAX`].
     answers: VecDeque<Answer>,
-    /// Retained messages to be sent, one entry for each filter. Past [`REQUESTS_MAX`] those that nobody wants any more
-    /// are dropped: so it is bounded by the subscriptions of the session.
-    replays: VecDeque<Replay>,
+    /// Retained messages to be sent.
+    replays: Replays,
     /// Waits for the client to take what was sent, so nothing else may wait for it.
     replaying: Option<Replaying>,
 }
@@ -78,24 +79,16 @@ impl Requests {
     }
 
     fn replay(&mut self, replays: Vec<Replay>, router: &Arc<Router>) {
-        if self.replays.len() >= REQUESTS_MAX {
-            self.replays.retain(Replay::is_current);
-        }
-        for replay in replays {
-            // One that has not begun serves for both.
-            let mut waiting = self.replays.iter_mut();
-            match waiting.find(|one| one.filter == replay.filter) {
-                Some(same) => *same = replay,
-                None => self.replays.push_back(replay),
-            }
-        }
+        replays
+            .into_iter()
+            .for_each(|replay| self.replays.push(replay));
         if self.replaying.is_none() {
             self.next_replay(router);
         }
     }
 
     fn next_replay(&mut self, router: &Arc<Router>) {
-        let Some(replay) = self.replays.pop_front() else {
+        let Some(replay) = self.replays.pop() else {
             return;
         };
         let router = Arc::clone(router);
@@ -177,10 +170,7 @@ impl Connection {
         let filters: Vec<SubscriptionFilter> = filters.collect::<Result<_, _>>()?;
         let mut reasons = Vec::with_capacity(filters.len());
         for filter in filters {
-            self.session
-                .subscriptions()
-                .lock()
-                .retain(|subscription| subscription.filter != filter);
+            self.session.subscriptions().lock().remove(&filter);
             let router = &self.worker.shared.router;
             reasons.push(if router.unsubscribe(&self.session, &filter) {
                 router.leave_share(&self.session, &filter);
@@ -257,9 +247,19 @@ impl Connection {
             Some(ReasonCode::WildcardSubscriptionsNotSupported)
         } else if filter.share.is_some() && !config.shared_available {
             Some(ReasonCode::SharedSubscriptionsNotSupported)
+        } else if !self.has_room_for(filter) {
+            counter!("flotte_subscriptions_refused_total", "reason" => "quota").increment(1);
+            Some(ReasonCode::QuotaExceeded)
         } else {
             None
         }
+    }
+
+    /// Whether the session may have this subscription, too. One that it has already is always replaced.
+    fn has_room_for(&self, filter: &SubscriptionFilter) -> bool {
+        let max = self.worker.shared.config.session.subscriptions_max;
+        let subscriptions = self.session.subscriptions().lock();
+        subscriptions.len() < max as usize || subscriptions.contains(filter)
     }
 
     /// Notes the subscription in the session. Says whether it was there before.
@@ -278,20 +278,7 @@ impl Connection {
             options,
             id,
         };
-        match subscriptions
-            .iter_mut()
-            .find(|known| known.filter == *filter)
-        {
-            Some(known) => {
-                *known = subscription;
-                true
-            }
-            None => {
-                subscriptions.reserve_exact(1);
-                subscriptions.push(subscription);
-                false
-            }
-        }
+        subscriptions.insert(subscription)
     }
 }
 

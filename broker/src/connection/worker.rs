@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span};
 
 use super::handshake;
+use super::pending::PendingConnects;
 use super::samples::Samples;
 use super::timers::Wheel;
 use crate::admission::{Admission, TurnedAway};
@@ -59,6 +60,8 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// The most that there were at once.
     pub connections_most: AtomicUsize,
+    /// What CONNECTs that are not complete hold.
+    pub pending: Arc<PendingConnects>,
     /// Ends of connections that the cluster has not committed yet, and such that linger.
     pub closing: AtomicUsize,
 }

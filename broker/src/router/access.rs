@@ -39,8 +39,8 @@ impl Router {
             return;
         }
         session.judge_again(&rules);
-        for subscription in session.subscriptions().lock().iter() {
-            self.epochs.touch(&subscription.filter.filter);
+        for (filter, _) in session.subscriptions().lock().iter() {
+            self.epochs.touch(&filter.filter);
         }
     }
 

@@ -134,8 +134,8 @@ impl Router {
     /// Removes all subscriptions of a session that ended.
     pub fn forget(self: &Arc<Self>, session: &Arc<Session>) {
         let subscriptions = std::mem::take(&mut *session.subscriptions().lock());
-        for subscription in subscriptions {
-            self.unsubscribe(session, &subscription.filter);
+        for filter in subscriptions.into_filters() {
+            self.unsubscribe(session, &filter);
         }
     }
 

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::Router;
 use super::access::allowed_qos;
-use crate::session::{Session, Subscription, now_ms};
+use crate::session::{Session, now_ms};
 
 /// Messages read under one lock.
 const PAGE: usize = 128;
@@ -98,9 +98,8 @@ impl Replay {
     /// Whether it is still wanted: by the same connection, and not unsubscribed meanwhile [MQTT-3.10.4-2].
     pub fn is_current(&self) -> bool {
         let session = &self.session;
-        let wants =
-            |one: &Subscription| one.filter.share.is_none() && one.filter.filter == self.filter;
-        let is_subscribed = session.subscriptions().lock().iter().any(wants);
+        let filter = self.filter.clone().into();
+        let is_subscribed = session.subscriptions().lock().contains(&filter);
         is_subscribed && session.epoch() == self.epoch && !session.is_ended()
     }
 }

@@ -171,8 +171,9 @@ impl Router {
     /// goes to one of those, if there is any.
     pub fn refresh_shares(self: &Arc<Self>, session: &Arc<Session>) {
         let known = session.subscriptions().lock();
-        let shares = known.iter().filter(|one| one.filter.share.is_some());
-        let filters: Vec<SubscriptionFilter> = shares.map(|one| one.filter.clone()).collect();
+        let filters = known.iter().map(|(filter, _)| filter);
+        let shares = filters.filter(|filter| filter.share.is_some());
+        let filters: Vec<SubscriptionFilter> = shares.cloned().collect();
         drop(known);
         if filters.is_empty() {
             return;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Session, Subscription};
+use super::{Session, SubscriptionSet};
 use crate::auth::acl::{Granted, Rules, Subject};
 
 impl Session {
@@ -28,7 +28,7 @@ impl Session {
 
     /// A subscription is about to be added to these. `under` is the generation of the rules that grant it wholly; 0 = it is
     /// granted in part.
-    pub fn note_grant(&self, subscriptions: &[Subscription], under: u32) {
+    pub fn note_grant(&self, subscriptions: &SubscriptionSet, under: u32) {
         if subscriptions.is_empty() {
             self.granted.store(under, Ordering::Release);
         } else if self.granted.load(Ordering::Acquire) != under {
@@ -42,14 +42,12 @@ impl Session {
         let subject = self.subject();
         // Held, so that no subscription is added that was judged by other rules.
         let subscriptions = self.subscriptions.lock();
-        let is_whole = |subscription: &Subscription| {
-            let qos = subscription.options.qos;
+        let all = subscriptions.iter().all(|(filter, options)| {
             let granted = subject
                 .as_ref()
-                .and_then(|subject| rules.granted(subject, &subscription.filter.filter, qos));
+                .and_then(|subject| rules.granted(subject, &filter.filter, options.qos));
             granted == Some(Granted::Whole)
-        };
-        let all = subscriptions.iter().all(is_whole);
+        });
         let under = if all { rules.generation() } else { 0 };
         self.granted.store(under, Ordering::Release);
     }
@@ -64,7 +62,7 @@ mod tests {
     use super::*;
     use crate::auth::acl::Acl;
     use crate::config::acl::Config;
-    use crate::session::Limits;
+    use crate::session::{Limits, Subscription};
 
     fn session() -> Session {
         let limits = Limits {
@@ -79,7 +77,7 @@ mod tests {
     fn subscribe(session: &Session, filter: &str, under: u32) {
         let mut subscriptions = session.subscriptions().lock();
         session.note_grant(&subscriptions, under);
-        subscriptions.push(Subscription {
+        subscriptions.insert(Subscription {
             filter: filter.try_into().unwrap(),
             options: SubscribeOptions::with_qos(QoS::AtMostOnce),
             id: 0,

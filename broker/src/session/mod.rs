@@ -6,11 +6,13 @@ mod flush;
 mod output;
 mod registry;
 mod signal;
+mod subscriptions;
 
 pub use flush::{flush_dirty, mark_dirty};
 pub use output::{Output, OutputLink};
 pub use registry::{Claim, Registry};
 pub use signal::{Signal, Wake};
+pub use subscriptions::SubscriptionSet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,8 +70,7 @@ pub struct Session {
     ended: AtomicBool,
     output: Mutex<Output>,
     inbound: Mutex<Inbound>,
-    /// Sorted by nothing: most clients have few.
-    subscriptions: Mutex<Vec<Subscription>>,
+    subscriptions: Mutex<SubscriptionSet>,
     /// It ends with its connection, whatever its expiry: the cluster gave it to another node, or ended it.
     doomed: AtomicBool,
     attachment: Mutex<Attachment>,
@@ -187,7 +188,7 @@ impl Session {
     }
 
     /// Its subscriptions.
-    pub fn subscriptions(&self) -> &Mutex<Vec<Subscription>> {
+    pub fn subscriptions(&self) -> &Mutex<SubscriptionSet> {
         &self.subscriptions
     }
 

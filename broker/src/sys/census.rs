@@ -32,8 +32,8 @@ impl Census {
             census.inflight += inflight as u64;
             census.copy_bytes += output.held_bytes() as u64;
             drop(output);
-            for subscription in session.subscriptions().lock().iter() {
-                match subscription.filter.share {
+            for (filter, _) in session.subscriptions().lock().iter() {
+                match filter.share {
                     None => census.subscriptions += 1,
                     Some(_) => census.shared_subscriptions += 1,
                 }

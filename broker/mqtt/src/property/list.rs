@@ -164,6 +164,11 @@ impl Properties {
         self.iter().map(Property::compact).collect()
     }
 
+    /// What holding them costs in memory, roughly: a list of tiny properties is some times larger there than on the wire.
+    pub fn held_bytes(&self) -> usize {
+        self.len() * size_of::<Property>() + self.encoded_len()
+    }
+
     /// Bytes that [`encode`](Self::encode) writes.
     pub fn encoded_len(&self) -> usize {
         self.iter().map(Property::encoded_len).sum()

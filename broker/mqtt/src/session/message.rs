@@ -52,7 +52,7 @@ impl Message {
 
     /// What [`held_bytes`](Self::held_bytes) will be of a message that is still to be made.
     pub fn held_bytes_of(topic: &TopicName, payload: &Bytes, properties: &Properties) -> usize {
-        COPY_BYTES + topic.as_str().len() + payload.len() + properties.encoded_len()
+        COPY_BYTES + topic.as_str().len() + payload.len() + properties.held_bytes()
     }
 }
 
@@ -122,5 +122,29 @@ pub(super) mod testing {
         fn keeper(&self) -> Option<Keeper> {
             None
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::property::Property;
+    use crate::text::ByteStr;
+
+    #[test]
+    fn tiny_properties_count_as_what_they_take_in_memory() {
+        const COUNT: usize = 1_000;
+        let tiny = Property::user(ByteStr::new(), ByteStr::new());
+        let message = Message {
+            topic: "t".try_into().unwrap(),
+            payload: Bytes::new(),
+            properties: Properties::from(vec![tiny; COUNT]),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            publisher: "p".try_into().unwrap(),
+            expires_at_ms: None,
+        };
+        assert!(message.held_bytes() >= COUNT * size_of::<Property>());
     }
 }
