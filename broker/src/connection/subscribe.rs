@@ -236,6 +236,10 @@ impl Connection {
         if filter.filter.level_count() > usize::from(levels_max) {
             return Some(ReasonCode::TopicFilterInvalid);
         }
+        if !self.has_room_for(filter) {
+            counter!("flotte_subscriptions_refused_total", "reason" => "quota").increment(1);
+            return Some(ReasonCode::QuotaExceeded);
+        }
         // [MQTT-3.8.3-2] of 3.1.1
         self.unavailable(filter)
     }
@@ -247,9 +251,6 @@ impl Connection {
             Some(ReasonCode::WildcardSubscriptionsNotSupported)
         } else if filter.share.is_some() && !config.shared_available {
             Some(ReasonCode::SharedSubscriptionsNotSupported)
-        } else if !self.has_room_for(filter) {
-            counter!("flotte_subscriptions_refused_total", "reason" => "quota").increment(1);
-            Some(ReasonCode::QuotaExceeded)
         } else {
             None
         }
