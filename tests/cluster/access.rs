@@ -2,24 +2,23 @@
 //! reload changes for clients that are connected.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use flotte_tests::broker::{Launch, START_LIMIT, binary, fresh_dir};
+use flotte_tests::broker::{Launch, fresh_dir};
 use flotte_tests::wire::prop;
 use flotte_tests::{
     Broker, Client, Cluster, Connect, Version, admin, block_on, connect, fresh, props, puback,
-    publish, pubrec, suback, subscribe, until, will,
+    publish, pubrec, suback, subscribe, will,
 };
 use serde_json::{Value, json};
 
-use crate::common::{VERSIONS, durable};
+use crate::common::VERSIONS;
 
 /// The password of every user here, and its hash by mosquitto_passwd: $6$ is fast.
-const PASSWORD: &str = "secret é";
-const HASH: &str = "$6$0kaY5rJrkZ2JqXlc$fqVHr1SCXN7KvAeQF/eHUq1Hn5tRkawtLU2kOnK6CEF7ERpjl82CHpRxmchKMu6fghH5oro+IA5SYhjeQ439TA==";
+pub(crate) const PASSWORD: &str = "secret é";
+pub(crate) const HASH: &str = "$6$0kaY5rJrkZ2JqXlc$fqVHr1SCXN7KvAeQF/eHUq1Hn5tRkawtLU2kOnK6CEF7ERpjl82CHpRxmchKMu6fghH5oro+IA5SYhjeQ439TA==";
 
 /// Everyone may do everything below `open/`, and everything but publish and get `secret` below `part/`.
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
 [[rule]]
 effect = "deny"
 topics = ["part/+/secret"]
@@ -34,12 +33,12 @@ topics = ["ann/#"]
 "#;
 
 /// The files of a node: configuration, users and rules.
-struct Files {
-    dir: PathBuf,
+pub(crate) struct Files {
+    pub(crate) dir: PathBuf,
 }
 
 impl Files {
-    fn new(format: &str, rules: &str, more: &str) -> Self {
+    pub(crate) fn new(format: &str, rules: &str, more: &str) -> Self {
         let files = Self {
             dir: fresh_dir("access"),
         };
@@ -55,53 +54,53 @@ impl Files {
         files
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.dir.join(name), text).expect("the file can be written");
     }
 
-    fn rules(&self, text: &str) {
+    pub(crate) fn rules(&self, text: &str) {
         self.write("rules", text);
     }
 
-    fn users(&self, names: &[&str]) {
+    pub(crate) fn users(&self, names: &[&str]) {
         let line = |name: &&str| format!("{name}:{HASH}\n");
         self.write("users", &names.iter().map(line).collect::<String>());
     }
 
-    fn configure(&self, launch: Launch) -> Launch {
+    pub(crate) fn configure(&self, launch: Launch) -> Launch {
         let path = self.dir.join("flotte.toml");
         launch.arg("--config").arg(path.display().to_string())
     }
 
-    fn start(&self) -> Broker {
+    pub(crate) fn start(&self) -> Broker {
         self.configure(Launch::new("guarded")).start()
     }
 }
 
-fn user(name: &str, id: &str) -> Connect {
+pub(crate) fn user(name: &str, id: &str) -> Connect {
     connect(id).username(name).password(PASSWORD)
 }
 
 /// Has a node read its files again, and demands that all was well.
-fn reload(node: &Broker) -> Value {
+pub(crate) fn reload(node: &Broker) -> Value {
     let (status, body) = ask_reload(node);
     assert_eq!(status, 200, "{body:#}");
     body
 }
 
-fn ask_reload(node: &Broker) -> (u16, Value) {
+pub(crate) fn ask_reload(node: &Broker) -> (u16, Value) {
     let (status, body) =
         admin::post(node.admin(), "/api/v1/reload", &json!({})).expect("the node answers");
     (status, serde_json::from_str(&body).expect("JSON"))
 }
 
-fn denied(node: &Broker, action: &str) -> f64 {
+pub(crate) fn denied(node: &Broker, action: &str) -> f64 {
     let series = format!("flotte_acl_denied_total{{action=\"{action}\"}}");
     admin::metric(node.admin(), &series).unwrap_or(0.0)
 }
 
 /// Subscribes and gives the code of the answer.
-async fn ask(client: &mut Client, filter: &str) -> u8 {
+pub(crate) async fn ask(client: &mut Client, filter: &str) -> u8 {
     let id = client.fresh_id();
     client.send(subscribe(id).to(filter, 1)).await;
     let answer = client.recv_kind(9).await;
@@ -109,7 +108,7 @@ async fn ask(client: &mut Client, filter: &str) -> u8 {
     answer.codes()[0]
 }
 
-fn refused(version: Version) -> u8 {
+pub(crate) fn refused(version: Version) -> u8 {
     if version.is_v5() { 0x87 } else { 0x80 }
 }
 
@@ -374,104 +373,6 @@ fn a_reload_under_traffic_changes_what_is_allowed_and_drops_nobody() {
     });
 }
 
-#[test]
-fn a_broken_file_changes_nothing_and_whoever_asked_is_told() {
-    let files = Files::new("flotte", RULES, "");
-    let node = files.start();
-    block_on(async {
-        let mut ann = Client::connect(node.mqtt(), Version::V5, user("ann", "ann")).await;
-        files.rules("[[rule]]\neffect = \"maybe\"\n");
-        files.users(&["bob"]);
-        let (status, problem) = ask_reload(&node);
-        assert_eq!(status, 422, "{problem:#}");
-        let detail = problem["detail"].as_str().unwrap_or_default();
-        for word in ["acl", "line 2", "maybe", "\"allow\" or \"deny\""] {
-            assert!(detail.contains(word), "{detail} does not name {word}");
-        }
-        // Each part for itself: the users are the new ones.
-        ann.expect_refused(&[0x87]).await;
-        let mut bob = Client::connect(node.mqtt(), Version::V5, user("bob", "bob")).await;
-        bob.publish(publish("open/x").qos1(1)).await;
-        assert_eq!(
-            ask(&mut bob, "ann/#").await,
-            0x87,
-            "the rules are the old ones"
-        );
-
-        let ctl = std::process::Command::new(binary())
-            .args([
-                "ctl",
-                "--url",
-                &format!("http://{}", node.admin()),
-                "reload",
-            ])
-            .output()
-            .expect("ctl starts");
-        assert_eq!(ctl.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&ctl.stderr).into_owned();
-        assert!(said.contains("line 2"), "{said}");
-    });
-}
-
-#[test]
-fn a_reload_closes_whose_user_is_gone_and_nobody_else() {
-    let files = Files::new("flotte", RULES, "");
-    let node = files.start();
-    block_on(async {
-        let mut ann = Client::connect(node.mqtt(), Version::V5, user("ann", "ann")).await;
-        let mut old_ann = Client::connect(node.mqtt(), Version::V311, user("ann", "ann3")).await;
-        let mut bob = Client::connect(node.mqtt(), Version::V5, user("bob", "bob")).await;
-        let mut nobody = Client::connect(node.mqtt(), Version::V5, connect("nobody")).await;
-        files.users(&["bob", "eve"]);
-        node.sighup();
-        ann.expect_refused(&[0x87]).await;
-        old_ann.expect_closed().await;
-        bob.fence().await;
-        nobody.fence().await;
-        let mut again = Client::dial(node.mqtt(), Version::V5).await;
-        again.send(user("ann", "ann")).await;
-        assert_eq!(again.recv_kind(2).await.reason(), 0x86);
-        let eve = Client::connect(node.mqtt(), Version::V5, user("eve", "eve")).await;
-        eve.leave().await;
-    });
-}
-
-/// A session that waits for its client is judged by the rules that are in force when something is delivered to it.
-#[test]
-fn a_reload_counts_for_sessions_whose_client_is_away() {
-    let files = Files::new("flotte", RULES, "");
-    let node = files.start();
-    block_on(async {
-        for version in VERSIONS {
-            files.rules(RULES);
-            reload(&node);
-            let id = fresh("d");
-            let with_user = || {
-                let packet = durable(version, &id);
-                packet.username("ann").password(PASSWORD)
-            };
-            let mut client = Client::connect(node.mqtt(), version, with_user()).await;
-            client.subscribe("ann/#", 1).await;
-            client.subscribe("open/#", 1).await;
-            client.leave().await;
-            files.rules("[[rule]]\neffect = \"allow\"\nuser = \"\"\n[[rule]]\neffect = \"allow\"\ntopics = [\"open/#\"]\n");
-            reload(&node);
-            let mut publisher = Client::connect(node.mqtt(), version, connect(fresh("p"))).await;
-            publisher
-                .publish(publish("ann/x").qos1(1).payload("hidden"))
-                .await;
-            publisher
-                .publish(publish("open/x").qos1(2).payload("seen"))
-                .await;
-            let mut client = Client::connect(node.mqtt(), version, with_user()).await;
-            assert!(client.session_present());
-            client.take("seen").await;
-            client.fence().await;
-            client.leave().await;
-        }
-    });
-}
-
 /// A session that goes on for another user is judged as that user's.
 #[test]
 fn a_session_is_judged_by_who_has_it_now() {
@@ -529,89 +430,5 @@ fn mosquittos_acl_file_means_what_it_means_there() {
             assert_eq!(ask(&mut nobody, "a/#").await, refused(version));
             ann.fence().await;
         }
-    });
-}
-
-#[test]
-fn a_file_with_mistakes_is_refused_at_the_start() {
-    for (format, rules, words) in [
-        (
-            "flotte",
-            "[[rule]]\neffect = \"allow\"\ntopic = [\"a\"]\n",
-            ["line 3", "`topics`"],
-        ),
-        (
-            "mosquitto",
-            "user ann\ntopic rd a\n",
-            ["line 2", "`readwrite`"],
-        ),
-    ] {
-        let files = Files::new(format, rules, "");
-        let (code, log) = files.configure(Launch::new("bad")).run_to_end(START_LIMIT);
-        assert_eq!(code, Some(64), "{log}");
-        assert!(words.iter().all(|word| log.contains(word)), "{log}");
-        assert!(log.contains(&files.dir.display().to_string()), "{log}");
-    }
-}
-
-#[test]
-fn what_needs_a_restart_is_named_and_the_log_level_is_set() {
-    let files = Files::new("flotte", RULES, "[mqtt]\nreceive_maximum = 10\n");
-    let node = files.start();
-    block_on(async {
-        let text = std::fs::read_to_string(files.dir.join("flotte.toml")).expect("it is there");
-        let changed = text.replace("receive_maximum = 10", "receive_maximum = 11");
-        files.write(
-            "flotte.toml",
-            &format!("{changed}\n[log]\nlevel = \"debug\"\n"),
-        );
-        let report = reload(&node);
-        assert_eq!(
-            report["restart"],
-            json!(["mqtt.receive_maximum"]),
-            "{report:#}"
-        );
-        let id = fresh("seen");
-        Client::connect(node.mqtt(), Version::V5, connect(&id))
-            .await
-            .leave()
-            .await;
-        until(
-            Duration::from_secs(10),
-            "a line about the client",
-            || async { node.logged(&id).then_some(()) },
-        )
-        .await;
-        let set =
-            |level: &str| admin::post(node.admin(), "/api/v1/log", &json!({ "level": level }));
-        assert_eq!(set("error").map(|(status, _)| status), Some(200));
-        assert_eq!(set("loud").map(|(status, _)| status), Some(400));
-        let quiet = fresh("unseen");
-        Client::connect(node.mqtt(), Version::V5, connect(&quiet))
-            .await
-            .leave()
-            .await;
-        assert_eq!(set("debug").map(|(status, _)| status), Some(200));
-        let end = fresh("end");
-        Client::connect(node.mqtt(), Version::V5, connect(&end))
-            .await
-            .leave()
-            .await;
-        until(
-            Duration::from_secs(10),
-            "a line about the last client",
-            || async { node.logged(&end).then_some(()) },
-        )
-        .await;
-        assert!(!node.logged(&quiet), "nothing is said at level error");
-        // A configuration that is wrong is told, and the files are read all the same.
-        files.write("flotte.toml", "[mqtt]\nno_such_key = 1\n");
-        let (status, problem) = ask_reload(&node);
-        assert_eq!(status, 422);
-        assert!(problem.to_string().contains("no_such_key"), "{problem:#}");
-        let acl = problem["parts"]
-            .as_array()
-            .and_then(|parts| parts.iter().find(|part| part["name"] == "acl").cloned());
-        assert!(acl.is_some_and(|acl| acl["ok"] == true), "{problem:#}");
     });
 }

@@ -3,8 +3,8 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, header, matching, pipelining, publishing, retaining, sessions, slow,
-    strings, subscribing, websocket, wills,
+    closing, connecting, disorder, header, matching, ordering, pipelining, publishing, retaining,
+    sessions, slow, strings, subscribing, websocket, wills,
 };
 
 clauses! { Version::V311;
@@ -120,12 +120,12 @@ clauses! { Version::V311;
     mqtt_4_3_3_2_qos2_receiver => publishing::repeated_qos2_publish_is_delivered_once,
     mqtt_4_4_0_1_resend_on_reconnect => sessions::unacknowledged_packets_are_sent_again,
     mqtt_4_5_0_1_every_matching_session => sessions::message_reaches_every_matching_session,
-    mqtt_4_6_0_1_resent_in_another_order => publishing::publishes_sent_again_in_another_order_count,
-    mqtt_4_6_0_2_pubacks_in_another_order => publishing::pubacks_in_another_order_count,
-    mqtt_4_6_0_3_pubrecs_in_another_order => publishing::pubrecs_in_another_order_count,
-    mqtt_4_6_0_4_pubrels_in_another_order => publishing::pubrels_in_another_order_count,
-    mqtt_4_6_0_5_every_topic_is_ordered => publishing::every_topic_is_ordered,
-    mqtt_4_6_0_6_order_of_messages => publishing::messages_keep_their_order,
+    mqtt_4_6_0_1_resent_in_another_order => disorder::publishes_sent_again_in_another_order_count,
+    mqtt_4_6_0_2_pubacks_in_another_order => disorder::pubacks_in_another_order_count,
+    mqtt_4_6_0_3_pubrecs_in_another_order => disorder::pubrecs_in_another_order_count,
+    mqtt_4_6_0_4_pubrels_in_another_order => disorder::pubrels_in_another_order_count,
+    mqtt_4_6_0_5_every_topic_is_ordered => ordering::every_topic_is_ordered,
+    mqtt_4_6_0_6_order_of_messages => ordering::messages_keep_their_order,
     mqtt_4_7_1_1_wildcards_in_filters_only => matching::wildcards_belong_in_filters_only,
     mqtt_4_7_1_2_multi_level_wildcard => matching::multi_level_wildcard_stands_last_and_alone,
     mqtt_4_7_1_3_single_level_wildcard => matching::single_level_wildcard_fills_its_level,

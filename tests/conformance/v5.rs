@@ -3,8 +3,8 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, header, limits, matching, pipelining, properties, publishing, retaining,
-    sessions, shared, slow, strings, subscribing, websocket, wills,
+    closing, connecting, disorder, header, limits, matching, ordering, pipelining, properties,
+    publishing, retaining, sessions, shared, slow, strings, subscribing, websocket, wills,
 };
 
 clauses! { Version::V5;
@@ -204,12 +204,12 @@ clauses! { Version::V5;
     mqtt_4_4_0_1_resend_on_reconnect => sessions::unacknowledged_packets_are_sent_again,
     mqtt_4_4_0_2_refused_is_not_resent => sessions::refused_messages_are_not_sent_again,
     mqtt_4_5_0_1_every_matching_session => sessions::message_reaches_every_matching_session,
-    mqtt_4_6_0_1_resent_in_another_order => publishing::publishes_sent_again_in_another_order_count,
-    mqtt_4_6_0_2_pubacks_in_another_order => publishing::pubacks_in_another_order_count,
-    mqtt_4_6_0_3_pubrecs_in_another_order => publishing::pubrecs_in_another_order_count,
-    mqtt_4_6_0_4_pubrels_in_another_order => publishing::pubrels_in_another_order_count,
-    mqtt_4_6_0_5_order_of_messages => publishing::messages_keep_their_order,
-    mqtt_4_6_0_6_every_topic_is_ordered => publishing::every_topic_is_ordered,
+    mqtt_4_6_0_1_resent_in_another_order => disorder::publishes_sent_again_in_another_order_count,
+    mqtt_4_6_0_2_pubacks_in_another_order => disorder::pubacks_in_another_order_count,
+    mqtt_4_6_0_3_pubrecs_in_another_order => disorder::pubrecs_in_another_order_count,
+    mqtt_4_6_0_4_pubrels_in_another_order => disorder::pubrels_in_another_order_count,
+    mqtt_4_6_0_5_order_of_messages => ordering::messages_keep_their_order,
+    mqtt_4_6_0_6_every_topic_is_ordered => ordering::every_topic_is_ordered,
     mqtt_4_7_0_1_wildcards_in_filters_only => matching::wildcards_belong_in_filters_only,
     mqtt_4_7_1_1_multi_level_wildcard => matching::multi_level_wildcard_stands_last_and_alone,
     mqtt_4_7_1_2_single_level_wildcard => matching::single_level_wildcard_fills_its_level,
@@ -253,7 +253,7 @@ clauses! { Version::V5;
     behaviour_latest_retained_of_each_topic => retaining::new_subscription_gets_the_latest_of_each_topic,
     behaviour_shared_one_member => shared::each_message_goes_to_one_member,
     behaviour_shared_no_replay => shared::retained_messages_are_not_replayed_to_shares,
-    behaviour_acks_in_order => publishing::acknowledgements_come_in_order,
+    behaviour_acks_in_order => ordering::acknowledgements_come_in_order,
     behaviour_offender_alone => publishing::only_the_offending_connection_ends,
     behaviour_no_keep_alive => limits::no_keep_alive_no_limit,
     behaviour_whole_life_in_one_piece => pipelining::whole_life_in_one_piece,

@@ -189,7 +189,7 @@ section! {
         max_qos: Option<QoS> = None;
         /// How many topic aliases a client may use here; unset: `mqtt.topic_alias_maximum`.
         topic_alias_maximum: Option<u16> = None;
-        /// The origins that a browser may come from, as "https://app.example"; empty: any.
+        /// The origins that a browser may come from, as `https://app.example`; empty: any.
         ws_origins: Vec<String> = Vec::new();
         /// The certificate of this listener with those of its issuers behind it, PEM.
         tls_cert ["tls.cert"]: Option<PathBuf> = None;

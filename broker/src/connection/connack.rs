@@ -7,7 +7,7 @@ use flotte_mqtt::property::{Properties, Property};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::{ByteStr, QoS};
 
-use super::handshake::Admitted;
+use super::admit::Admitted;
 use super::worker::Shared;
 
 impl Admitted {

@@ -5,6 +5,7 @@
 //! The task is polled by hand: what an idle client costs is the fields of [`Connection`] and nothing else.
 
 mod access;
+mod admit;
 mod close;
 mod connack;
 mod counted;

@@ -4,6 +4,7 @@
 mod access;
 mod announce;
 mod choosing;
+mod handing;
 mod matched;
 mod members;
 mod placing;

@@ -25,22 +25,20 @@ use flotte_cluster::link::{Placed, Pushed};
 use flotte_cluster::meta::ShareMembers;
 use flotte_cluster::wire::{Forward, SharePick};
 use flotte_mqtt::QoS;
-use flotte_mqtt::session::{Delivery, DropReason, Keeper, Message, Readiness, SharedCopy, Tally};
+use flotte_mqtt::session::{Delivery, DropReason, Keeper, Tally};
 use flotte_mqtt::topic::SubscriptionFilter;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::Router;
-use super::access::allowed_qos;
 use super::choosing::{Ask, Chooser, Round, Tried, key_of};
+use super::handing::Handing;
 use super::matched::MatchedShare;
-use super::members::{Member, Members, Offered};
 use super::placing::Placing;
 use super::publish::{Frames, Outgoing};
-use crate::auth::acl::Rules;
 use crate::config::shared::Strategy;
 use crate::metrics;
-use crate::session::{Session, flush_dirty, mark_dirty, now_ms};
+use crate::session::{Session, flush_dirty, now_ms};
 
 /// Shared subscriptions that this node remembers having published to before it looks for those it can forget.
 const SHARES_MIN: usize = 1_024;
@@ -81,16 +79,6 @@ struct Attempt {
 struct Given {
     share: Arc<Share>,
     node: NodeId,
-}
-
-/// What is handed to a member here.
-struct Handing<'a> {
-    message: &'a Outgoing,
-    keeper: Option<Keeper>,
-    rules: Option<Arc<Rules>>,
-    frames: Frames,
-    /// The message as it is queued; made for the first member that needs it.
-    kept: Option<Arc<Message>>,
 }
 
 impl Router {
@@ -372,61 +360,6 @@ impl Router {
                 handing.offer(members, member, worst, ask.now_ms)
             })
         })
-    }
-}
-
-impl Handing<'_> {
-    fn granted(&self, session: &Session, qos: QoS) -> Option<QoS> {
-        match &self.rules {
-            None => Some(qos),
-            Some(rules) => allowed_qos(rules, &self.message.topic, session, qos),
-        }
-    }
-
-    fn offer(&mut self, members: &Members, member: &Member, worst: Readiness, now: u64) -> Offered {
-        let subscriber = &member.subscriber;
-        let (session, options) = (&subscriber.session, &subscriber.options);
-        // Whoever may not get this topic is passed over.
-        let Some(granted) = self.granted(session, options.qos) else {
-            return Offered::Gone;
-        };
-        let mut output = session.output().lock();
-        if session.is_ended() {
-            return Offered::Gone;
-        }
-        let readiness = output.readiness(self.message.held_bytes());
-        if readiness > worst {
-            return Offered::Not(readiness);
-        }
-        let message = self.message;
-        // [MQTT-4.8.2-3]
-        let qos = message.qos.min(granted);
-        // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
-        let retain = message.retain && options.retain_as_published;
-        let framed =
-            qos == QoS::AtMostOnce && subscriber.id == 0 && message.expires_at_ms.is_none();
-        let written = match output.version().filter(|_| framed) {
-            Some(version) => output.enqueue_frame(self.frames.of(message, version, retain)),
-            None => None,
-        };
-        let dirty = written.unwrap_or_else(|| {
-            // QoS 2 goes to nobody else if this node goes: whether it was sent would not be known.
-            let keeper = self.keeper.take().filter(|_| qos == QoS::AtLeastOnce);
-            let copy: Arc<dyn SharedCopy> = members.copy(member, keeper);
-            let delivery = Delivery {
-                message: Arc::clone(self.kept.get_or_insert_with(|| message.message())),
-                qos,
-                retain,
-                subscription_ids: subscriber.ids(),
-                share: Some(copy),
-            };
-            output.enqueue(delivery, now)
-        });
-        drop(output);
-        if dirty {
-            mark_dirty(session);
-        }
-        Offered::Taken
     }
 }
 

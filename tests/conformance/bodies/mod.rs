@@ -2,11 +2,13 @@
 
 pub mod closing;
 pub mod connecting;
+pub mod disorder;
 pub mod header;
 pub mod limited;
 pub mod limits;
 pub mod loose;
 pub mod matching;
+pub mod ordering;
 pub mod pipelining;
 pub mod properties;
 pub mod publishing;

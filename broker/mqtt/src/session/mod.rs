@@ -48,6 +48,7 @@ mod outbound;
 mod outcome;
 mod queue;
 mod rare;
+mod shared;
 mod tally;
 mod window;
 

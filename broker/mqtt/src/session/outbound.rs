@@ -9,14 +9,13 @@ use super::SessionError;
 use super::config::{OutboundConfig, Overflow};
 use super::flight::Flight;
 use super::link::{Dup, Link, Peer};
-use super::message::{Delivery, Readiness};
+use super::message::Delivery;
 use super::outcome::{AckOutcome, Acked, Enqueued, Outcome};
 use super::queue::{Queue, Waiting};
 use super::tally::{DropReason, Tally};
 use super::window::Slot;
 use crate::packet::{PacketId, QoS, Version};
 use crate::reason::ReasonCode;
-use crate::topic::SubscriptionFilter;
 
 /// What a session owes its client.
 ///
@@ -35,13 +34,13 @@ use crate::topic::SubscriptionFilter;
 /// once whatever the room: a caller that reads no more while its buffer is full bounds them.
 #[derive(Debug)]
 pub struct Outbound {
-    config: Arc<OutboundConfig>,
+    pub(super) config: Arc<OutboundConfig>,
     /// None while the client is away.
-    link: Option<Link>,
+    pub(super) link: Option<Link>,
     /// What was sent and is not done.
-    flight: Flight,
+    pub(super) flight: Flight,
     /// What was never sent.
-    queue: Queue,
+    pub(super) queue: Queue,
 }
 
 impl Outbound {
@@ -262,49 +261,6 @@ impl Outbound {
     pub fn expire(&mut self, now_ms: u64) -> Tally {
         let expired = self.queue.extract(|copy| copy.message.is_expired(now_ms));
         Tally::expired(expired.len())
-    }
-
-    /// Takes out the shared copies that another member should get, in order, where `is_wanted` says
-    /// so of their subscription: those never sent and QoS 1 without PUBACK. QoS 2 that was sent
-    /// stays, to be completed with this client or dropped when its session ends. [MQTT-4.8.2-4],
-    /// [MQTT-4.8.2-5]
-    ///
-    /// They count as accepted again where they go, so the caller counts what this returns as
-    /// dropped here. To be called when the connection is over: the window takes them as done.
-    pub fn take_undelivered_shared(
-        &mut self,
-        is_wanted: impl Fn(&SubscriptionFilter) -> bool,
-    ) -> Vec<Delivery> {
-        let wanted = |copy: &Delivery| copy.share.as_ref().is_some_and(|s| is_wanted(s.filter()));
-        let mut taken = self.flight.take_shared_qos1(wanted);
-        taken.append(&mut self.queue.extract(wanted));
-        taken
-    }
-
-    /// Takes out the copies of a shared subscription that were never sent, in order: the client has
-    /// left it, and completes only what it was sent [MQTT-3.10.4-3].
-    pub fn take_unsent_shared(&mut self, filter: &SubscriptionFilter) -> Vec<Delivery> {
-        let is_of = |copy: &Delivery| copy.share.as_ref().is_some_and(|s| s.filter() == filter);
-        self.queue.extract(is_of)
-    }
-
-    /// How well the client can take one more shared copy of this size.
-    pub fn readiness(&self, bytes: usize) -> Readiness {
-        let Some(link) = &self.link else {
-            return Readiness::Away;
-        };
-        let config = &self.config;
-        let is_full = self.queued() >= config.queue_max_messages
-            || self.bytes() + bytes > config.queue_max_bytes;
-        if is_full && !self.is_empty() {
-            Readiness::Full
-        } else if link.congested {
-            Readiness::Blocked
-        } else if self.flight.span() >= link.window() {
-            Readiness::Waiting
-        } else {
-            Readiness::Ready
-        }
     }
 
     /// Asserts what must hold between calls. Linear; for tests.
@@ -542,7 +498,9 @@ mod tests {
     use crate::codec::Decoder;
     use crate::packet::{Packet, Publish};
     use crate::session::Message;
+    use crate::session::Readiness;
     use crate::session::message::testing::Tag;
+    use crate::topic::SubscriptionFilter;
     use crate::topic::TopicName;
 
     const NOW: u64 = 1_000_000;
