@@ -1,3 +1,5 @@
+//! What is asked of certificate files, good and bad.
+
 use std::path::Path;
 
 use rcgen::{

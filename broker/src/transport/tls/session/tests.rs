@@ -1,3 +1,5 @@
+//! Handshakes, records cut anywhere, and damaged ones.
+
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::RootCertStore;

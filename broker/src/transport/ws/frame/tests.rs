@@ -1,3 +1,5 @@
+//! Frames cut anywhere, fragments, control frames between them, and what is refused.
+
 use proptest::prelude::*;
 
 use super::*;
