@@ -110,24 +110,7 @@ async fn serve(
             Ok(cluster) => cluster,
             Err(e) => return refused_start(&e),
         };
-    let shared = Arc::new(Shared {
-        router: Router::new(
-            cluster.clone(),
-            acl,
-            config.shared.strategy,
-            NonZeroU32::new(config.retained.delivery_rate),
-        ),
-        registry: Default::default(),
-        limits: limits(&config),
-        admission: Admission::new(&config.limits),
-        auth,
-        listeners: Listeners::new(&listeners),
-        connections: Default::default(),
-        connections_most: Default::default(),
-        pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
-        closing: Default::default(),
-        config,
-    });
+    let shared = share(config, cluster.clone(), (auth, acl), &listeners);
     local.set(Arc::clone(&shared));
     tokio::spawn(Arc::clone(&shared.admission).watch_memory());
     if let Some(sys) = Sys::new(&shared.config.sys, &shared) {
@@ -168,6 +151,33 @@ async fn serve(
         drain,
     };
     node.run(reloader).await
+}
+
+/// What all connections share.
+fn share(
+    config: Config,
+    cluster: Cluster,
+    (auth, acl): (Authenticator, Acl),
+    listeners: &[Listener],
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        router: Router::new(
+            cluster,
+            acl,
+            config.shared.strategy,
+            NonZeroU32::new(config.retained.delivery_rate),
+        ),
+        registry: Default::default(),
+        limits: limits(&config),
+        admission: Admission::new(&config.limits),
+        auth,
+        listeners: Listeners::new(listeners),
+        connections: Default::default(),
+        connections_most: Default::default(),
+        pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
+        closing: Default::default(),
+        config,
+    })
 }
 
 fn certificates(shared: &Arc<Shared>) -> Part {

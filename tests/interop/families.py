@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import subprocess
 import tempfile
 
 from clients import chromium
@@ -16,7 +15,7 @@ from cluster import PROTOCOLS
 
 HERE = pathlib.Path(__file__).parent
 ALL = ("3.1", "3.1.1", "5.0")
-TRANSPORTS = ("tcp", "tls", "ws", "wss", "unix")
+TRANSPORTS = tuple(PROTOCOLS)
 
 
 class Families(contextlib.ExitStack):
@@ -84,19 +83,3 @@ class Families(contextlib.ExitStack):
         driver = Driver(command, environment)
         self.callback(driver.close)
         return driver.wait_started()
-
-
-def transports_of(table, flotte):
-    """Those whose listeners the broker has."""
-    found = ["tcp"]
-    for transport in TRANSPORTS[1:]:
-        text = f'[[listener]]\nname = "x"\nprotocol = "{PROTOCOLS[transport]}"\n'
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write(text)
-            file.flush()
-            done = subprocess.run([flotte, "config", "check", file.name], capture_output=True, text=True, check=False)
-        if "not available in this version" in done.stdout + done.stderr:
-            table.reasons[f"{transport}: the listener is not there yet"] += 1
-        else:
-            found.append(transport)
-    return found

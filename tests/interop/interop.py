@@ -11,7 +11,7 @@ import own_steps
 import rounds
 from clients.paho_client import PahoClient
 from cluster import Cluster
-from families import Families, transports_of
+from families import TRANSPORTS, Families
 from harness import Failure, Pool, expect
 from steps import STEPS, KeepAlive, Scene
 from table import Table
@@ -28,7 +28,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     table = Table([*(name for name, _, _ in STEPS), KEEP_ALIVE, rounds.STEP])
     try:
-        with Cluster(flotte, transports_of(table, flotte)) as cluster, Families(table, cluster) as families:
+        with Cluster(flotte, TRANSPORTS) as cluster, Families(table, cluster) as families:
             rows = [client for client in families.rows() if only in client.title]
             run(table, cluster, rows, only)
             table.check("three nodes end with 0 at SIGTERM", cluster.stop)

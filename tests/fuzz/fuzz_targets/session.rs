@@ -13,12 +13,33 @@ use flotte_mqtt::packet::{Packet, Publish};
 use flotte_mqtt::property::{Properties, Property};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{
-    Acked, Begin, Delivery, Inbound, InboundConfig, Message, Outbound, OutboundConfig, Overflow,
-    Peer, SessionError, Tally, Ticket,
+    Acked, Begin, Delivery, Inbound, InboundConfig, Keeper, Message, Outbound, OutboundConfig,
+    Overflow, Peer, SessionError, SharedCopy, Tally, Ticket,
 };
-use flotte_mqtt::topic::TopicName;
+use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
 use flotte_mqtt::{PacketId, QoS, Version};
 use libfuzzer_sys::fuzz_target;
+
+/// What marks a copy of the one shared subscription there is.
+#[derive(Debug)]
+struct Tag(SubscriptionFilter);
+
+impl Tag {
+    fn of_one() -> Arc<dyn SharedCopy> {
+        let filter = SubscriptionFilter::try_from("$share/group/#");
+        Arc::new(Tag(filter.expect("it is a filter")))
+    }
+}
+
+impl SharedCopy for Tag {
+    fn filter(&self) -> &SubscriptionFilter {
+        &self.0
+    }
+
+    fn keeper(&self) -> Option<Keeper> {
+        None
+    }
+}
 
 #[derive(Debug, Arbitrary)]
 struct Limits {
@@ -176,12 +197,39 @@ impl World {
                 id,
             } => {
                 let mut copy = self.copy(qos, topic, padding, lifetime_ms);
-                (copy.share, copy.retain) = (share, id % 2 == 0);
+                copy.share = share.then(Tag::of_one);
+                copy.retain = id % 2 == 0;
                 copy.subscription_ids.extend((id > 0).then_some(id));
                 self.outbound
                     .enqueue(copy, self.now_ms, &mut self.dst)
                     .tally
             }
+            Step::PubAck(..) | Step::PubRec(..) | Step::PubComp(_) => self.acknowledge(step),
+            Step::Congested => {
+                self.outbound.handle_congested();
+                none
+            }
+            Step::Writable => self.outbound.handle_writable(self.now_ms, &mut self.dst),
+            Step::Wait(ms) => {
+                self.now_ms += u64::from(ms);
+                none
+            }
+            Step::Expire => self.outbound.expire(self.now_ms),
+            Step::Leave => {
+                let taken = self.outbound.take_undelivered_shared(|_| true);
+                assert!(taken.iter().all(|copy| copy.share.is_some()));
+                self.moved += taken.len() as i64;
+                self.disconnect()
+            }
+            Step::Publish { .. } | Step::Placed { .. } | Step::PubRel(_) | Step::Alias { .. } => {
+                self.receive(step)
+            }
+        }
+    }
+
+    /// What the client says of what it was sent.
+    fn acknowledge(&mut self, step: Step) -> Tally {
+        match step {
             Step::PubAck(id, refused) => {
                 let id = packet_id(id);
                 let acked =
@@ -208,25 +256,7 @@ impl World {
                 self.released.remove(&id);
                 self.acked(acked)
             }
-            Step::Congested => {
-                self.outbound.handle_congested();
-                none
-            }
-            Step::Writable => self.outbound.handle_writable(self.now_ms, &mut self.dst),
-            Step::Wait(ms) => {
-                self.now_ms += u64::from(ms);
-                none
-            }
-            Step::Expire => self.outbound.expire(self.now_ms),
-            Step::Leave => {
-                let taken = self.outbound.take_undelivered_shared();
-                assert!(taken.iter().all(|copy| copy.share));
-                self.moved += taken.len() as i64;
-                self.disconnect()
-            }
-            Step::Publish { .. } | Step::Placed { .. } | Step::PubRel(_) | Step::Alias { .. } => {
-                self.receive(step)
-            }
+            _ => Tally::default(),
         }
     }
 
@@ -313,7 +343,7 @@ impl World {
             qos: QoS::try_from(qos % 3).expect("below 3"),
             retain: false,
             subscription_ids: Default::default(),
-            share: false,
+            share: None,
         }
     }
 
