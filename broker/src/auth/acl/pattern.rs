@@ -194,12 +194,8 @@ impl Filled<'_> {
         if filter.as_str().starts_with('$') && self.starts_with_wildcard() {
             return false;
         }
-        // Every name has a first level.
-        if filter.as_str() == "#" && matches!(*self.levels, [Level::One, Level::Rest]) {
-            return true;
-        }
-        let mut theirs = filter.levels();
-        for level in self.levels.iter() {
+        let mut theirs = spread(filter);
+        for level in self.spread() {
             match (level, theirs.next()) {
                 // With its parent.
                 (Level::Rest, _) => return true,
@@ -220,7 +216,7 @@ impl Filled<'_> {
         {
             return false;
         }
-        let (mut ours, mut theirs) = (self.levels.iter(), filter.levels());
+        let (mut ours, mut theirs) = (self.spread(), spread(filter));
         loop {
             match (ours.next(), theirs.next()) {
                 (Some(Level::Rest), _) | (_, Some("#")) | (None, None) => return true,
@@ -229,6 +225,21 @@ impl Filled<'_> {
                 _ => return false,
             }
         }
+    }
+
+    /// Its levels, spread as those of [`spread`].
+    fn spread(&self) -> impl Iterator<Item = &Level> {
+        let is_parentless = match &*self.levels {
+            [Level::Rest] => true,
+            [first, Level::Rest] => self.is_text(first, ""),
+            _ => false,
+        };
+        let (head, tail) = match is_parentless {
+            true => self.levels.split_at(self.levels.len() - 1),
+            false => (&*self.levels, &[] as _),
+        };
+        let one = is_parentless.then_some(&Level::One);
+        head.iter().chain(one).chain(tail)
     }
 
     /// Whether a level is this text, which is no wildcard.
@@ -261,6 +272,17 @@ impl Filled<'_> {
     fn starts_with_wildcard(&self) -> bool {
         matches!(self.levels.first(), Some(Level::One | Level::Rest))
     }
+}
+
+/// The levels of a filter, `#` and `/#` as `+/#` and `/+/#`: their parent would be the name without a character, which is
+/// none, so the same names belong to them.
+fn spread(filter: &TopicFilter) -> impl Iterator<Item = &str> {
+    let spread = match filter.as_str() {
+        "#" => "+/#",
+        "/#" => "/+/#",
+        other => other,
+    };
+    spread.split('/')
 }
 
 impl Level {
@@ -306,212 +328,4 @@ fn pieces(text: &str) -> Box<[Piece]> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn named(username: Option<&str>, client: &str) -> Subject {
-        Subject::new(username.map(Into::into), client.try_into().unwrap(), None)
-    }
-
-    fn matches(pattern: &str, subject: &Subject, effect: Effect, name: &str) -> bool {
-        let pattern = Pattern::parse(pattern).unwrap();
-        let filled = pattern.filled(subject, effect);
-        filled.is_some_and(|filled| filled.matches(&name.try_into().unwrap()))
-    }
-
-    fn relation(pattern: &str, filter: &str) -> Relation {
-        let (pattern, subject) = (Pattern::parse(pattern).unwrap(), named(None, "c"));
-        let filled = pattern.filled(&subject, Effect::Allow).unwrap();
-        filled.relation(&filter.try_into().unwrap())
-    }
-
-    #[test]
-    fn values_are_filled_in_wherever_they_stand() {
-        let ann = named(Some("ann"), "c-1");
-        for (pattern, name) in [
-            ("dev/%c/+", "dev/c-1/x"),
-            ("%u/%c/#", "ann/c-1"),
-            ("a/%u-%c!", "a/ann-c-1!"),
-            ("%%u/%x/%", "%ann/%x/%"),
-        ] {
-            assert!(matches(pattern, &ann, Effect::Allow, name), "{pattern}");
-        }
-        assert!(!matches("dev/%c/+", &ann, Effect::Allow, "dev/c-2/x"));
-    }
-
-    #[test]
-    fn a_client_without_a_user_name_has_no_part_in_a_filter_with_one() {
-        for effect in [Effect::Allow, Effect::Deny] {
-            assert!(!matches("a/%u", &named(None, "c"), effect, "a/"));
-        }
-    }
-
-    #[test]
-    fn nobody_widens_a_grant_by_what_he_calls_himself() {
-        for client in ["#", "+", "a/b", "/", "+/#", "a#", "$SYS"] {
-            let subject = named(Some(client), client);
-            for (pattern, name) in [
-                ("%c/#", "x"),
-                ("%c/#", "x/y"),
-                ("%u/#", "a/b/c"),
-                ("%c/#", "a/b/c"),
-                ("%c/#", "$SYS/broker/uptime"),
-                ("dev/%c/+", "dev/x/y"),
-                ("dev/%c/+", "dev/a/b/y"),
-                ("dev/x%c", "dev/xa/b"),
-            ] {
-                let allowed = matches(pattern, &subject, Effect::Allow, name);
-                assert!(!allowed, "{client} by {pattern} to {name}");
-            }
-        }
-        assert!(matches("$%c/x", &named(None, "a"), Effect::Allow, "$a/x"));
-    }
-
-    #[test]
-    fn nobody_escapes_a_denial_by_what_he_calls_himself() {
-        assert!(matches(
-            "own/%c",
-            &named(None, "a/b"),
-            Effect::Deny,
-            "own/a/b"
-        ));
-        assert!(matches("%c/x", &named(None, "$a"), Effect::Deny, "$a/x"));
-        assert!(!matches("own/%c", &named(None, "#"), Effect::Deny, "own/a"));
-        let own = Pattern::parse("own/%c").unwrap();
-        let slash = named(None, "a/b");
-        let filled = own.filled(&slash, Effect::Deny).unwrap();
-        assert_eq!(
-            filled.relation(&"own/#".try_into().unwrap()),
-            Relation::Overlaps
-        );
-        assert!(own.filled(&named(None, "#"), Effect::Deny).is_none());
-    }
-
-    #[test]
-    fn what_is_no_filter_of_a_rule_is_refused() {
-        assert_eq!(Pattern::parse("$share/g/a"), Err(PatternError::Share));
-        for text in ["", "a/#/b", "a+", "%c#"] {
-            assert!(
-                matches!(Pattern::parse(text), Err(PatternError::Filter(_))),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_brokers_own_topics_are_named_or_not_meant() {
-        assert_eq!(relation("#", "$SYS/#"), Relation::Apart);
-        assert_eq!(relation("+/x", "$SYS/x"), Relation::Apart);
-        assert_eq!(relation("$SYS/#", "#"), Relation::Apart);
-        assert_eq!(relation("$SYS/#", "$SYS/broker/+"), Relation::Covers);
-    }
-
-    #[test]
-    fn a_parent_belongs_to_what_is_below_it() {
-        assert_eq!(relation("a/#", "a"), Relation::Covers);
-        assert_eq!(relation("a/+", "a/#"), Relation::Overlaps);
-        assert_eq!(relation("a/+/#", "a/#"), Relation::Overlaps);
-        assert_eq!(relation("+/#", "#"), Relation::Covers);
-        assert_eq!(relation("a", "a/#"), Relation::Overlaps);
-    }
-
-    fn level() -> impl Strategy<Value = &'static str> {
-        prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("$s"), 1 => Just(""), 3 => Just("+")]
-    }
-
-    fn filter() -> impl Strategy<Value = String> {
-        let levels = prop::collection::vec(level(), 1..4);
-        (levels, 0..3).prop_map(|(levels, rest)| {
-            let filter = levels.join("/");
-            match rest {
-                0 => format!("{filter}/#"),
-                1 if levels.len() == 1 => "#".to_owned(),
-                _ if filter.is_empty() => "/".to_owned(),
-                _ => filter,
-            }
-        })
-    }
-
-    /// Every name of up to five levels over an alphabet that has a word which no filter has.
-    fn names() -> Vec<TopicName> {
-        let mut names = Vec::new();
-        let mut longest = vec![String::new()];
-        for depth in 0..5 {
-            let longer = |name: &String| {
-                ["a", "b", "$s", "", "other"].map(|level| {
-                    let separator = if depth == 0 { "" } else { "/" };
-                    format!("{name}{separator}{level}")
-                })
-            };
-            longest = longest.iter().flat_map(longer).collect();
-            let valid = longest.iter().filter(|name| !name.is_empty());
-            names.extend(valid.map(|name| TopicName::try_from(name.as_str()).unwrap()));
-        }
-        names
-    }
-
-    /// What the head of this module says, by text: the filter with the name put in, where it may be put in.
-    fn naive(pattern: &str, client: &str, effect: Effect) -> Option<Pattern> {
-        let odd = client.contains(['+', '#'])
-            || effect == Effect::Allow
-                && (client.contains('/') || pattern.starts_with("%c") && client.starts_with('$'));
-        (!odd).then(|| Pattern::literal(&pattern.replace("%c", client)).unwrap())
-    }
-
-    proptest! {
-        #[test]
-        fn filled_filters_are_those_with_the_name_put_in(
-            pattern in prop_oneof![
-                Just("%c"), Just("%c/#"), Just("a/%c/+"), Just("+/x%c"), Just("a%ca/%c"), Just("$%c")
-            ],
-            client in "[ab/+#$]{1,4}",
-            name in "[ab$x]{1,3}(/[ab$]{0,3}){0,3}",
-            other in filter(),
-            deny in any::<bool>(),
-        ) {
-            let effect = if deny { Effect::Deny } else { Effect::Allow };
-            let (parsed, subject) = (Pattern::parse(pattern).unwrap(), named(None, &client));
-            let nobody = named(None, "x");
-            let filled = parsed.filled(&subject, effect);
-            let plain = naive(pattern, &client, effect);
-            prop_assert_eq!(filled.is_some(), plain.is_some());
-            let (Some(filled), Some(plain)) = (filled, plain) else { return Ok(()) };
-            let plain = plain.filled(&nobody, effect).unwrap();
-            let name = TopicName::try_from(name.as_str()).unwrap();
-            prop_assert_eq!(filled.matches(&name), plain.matches(&name));
-            let other = TopicFilter::try_from(other.as_str()).unwrap();
-            prop_assert_eq!(filled.relation(&other), plain.relation(&other), "{}", other);
-        }
-    }
-
-    #[test]
-    fn relations_are_those_of_the_sets_of_names() {
-        let names = names();
-        let config = ProptestConfig::with_cases(400);
-        proptest!(config, |(ours in filter(), theirs in filter())| {
-            let (pattern, subject) = (Pattern::parse(&ours).unwrap(), named(None, "c"));
-            let filled = pattern.filled(&subject, Effect::Allow).unwrap();
-            let (ours, theirs) = (
-                TopicFilter::try_from(ours.as_str()).unwrap(),
-                TopicFilter::try_from(theirs.as_str()).unwrap(),
-            );
-            let (mut some, mut all) = (false, true);
-            for name in &names {
-                prop_assert_eq!(filled.matches(name), ours.matches(name));
-                if theirs.matches(name) {
-                    some |= ours.matches(name);
-                    all &= ours.matches(name);
-                }
-            }
-            let expected = match (some, all) {
-                (true, true) => Relation::Covers,
-                (true, false) => Relation::Overlaps,
-                (false, _) => Relation::Apart,
-            };
-            prop_assert_eq!(filled.relation(&theirs), expected, "{} {}", ours, theirs);
-        });
-    }
-}
+mod tests;
