@@ -11,6 +11,7 @@ mod leavers;
 mod limits;
 mod messages;
 mod minority;
+mod mountpoint;
 mod node;
 mod reload;
 mod restarts;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use flotte_mqtt::topic::Mountpoint;
 use flotte_mqtt::{QoS, Version};
 
 use super::section::section;
@@ -154,6 +155,20 @@ impl Setting for Bind {
     }
 }
 
+impl Setting for Mountpoint {
+    fn allowed() -> Cow<'static, str> {
+        "the name of a topic, without wildcards and other than one of `$`".into()
+    }
+    fn parse(raw: &Raw) -> Result<Self, Refusal> {
+        raw.text()
+            .and_then(|text| Mountpoint::parse(text).ok())
+            .ok_or(Refusal::Bad)
+    }
+    fn to_toml(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
 /// Where clients connect when nothing is configured.
 pub const DEFAULT_BIND: Bind = Bind::Tcp(loopback(1883));
 
@@ -189,6 +204,9 @@ section! {
         max_qos: Option<QoS> = None;
         /// How many topic aliases a client may use here; unset: `mqtt.topic_alias_maximum`.
         topic_alias_maximum: Option<u16> = None;
+        /// The topic that all topics of this listener's clients lie below, as `site/a`: put before what they name, taken off
+        /// what they are sent. Rules see the whole name.
+        mountpoint: Option<Mountpoint> = None;
         /// The origins that a browser may come from, as `https://app.example`; empty: any.
         ws_origins: Vec<String> = Vec::new();
         /// The certificate of this listener with those of its issuers behind it, PEM.
@@ -208,8 +226,6 @@ section! {
     later {
         /// Whether a proxy in front sends the client's address (PROXY protocol).
         "proxy_protocol": bool = false;
-        /// Put before every topic of the clients of this listener.
-        "mountpoint": Option<String> = None;
     }
 }
 

@@ -173,10 +173,6 @@ fn a_key_or_value_of_a_later_version_says_so() {
             "`listener.proxy_protocol = true`",
         ),
         (
-            "[[listener]]\nmountpoint = \"a/\"\n",
-            "`listener.mountpoint = \"a/\"`",
-        ),
-        (
             "[cluster.tls]\ncert = \"a.pem\"\n",
             "`cluster.tls.cert = \"a.pem\"`",
         ),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotte_mqtt::packet::{Connect, Publish};
+use flotte_mqtt::packet::{Publish, Will};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Ticket;
 use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
@@ -86,17 +86,15 @@ pub(super) fn attach(
     }
 }
 
-/// Whether the client may have the will of its CONNECT.
+/// Whether the client may have the will of its CONNECT, which goes to this topic.
 pub(super) fn check_will(
     shared: &Shared,
     subject: &Subject,
-    connect: &Connect,
+    topic: &TopicName,
+    will: &Will,
 ) -> Result<(), ReasonCode> {
-    let (Some(rules), Some(will)) = (shared.router.acl().rules(), &connect.will) else {
-        return Ok(());
-    };
-    let topic = TopicName::parse(will.topic.clone()).map_err(|error| error.reason())?;
-    if rules.may_publish(subject, &topic, will.qos, will.retain) {
+    let rules = shared.router.acl().rules();
+    if rules.is_none_or(|rules| rules.may_publish(subject, topic, will.qos, will.retain)) {
         return Ok(());
     }
     counter!("flotte_acl_denied_total", "action" => "will").increment(1);

@@ -70,7 +70,9 @@ impl Arrival {
             // Behind a unix socket there is none.
             Some(self.peer.ip()).filter(|_| self.listener.config.protocol != Protocol::Unix),
         ));
-        access::check_will(shared, &subject, &connect)?;
+        if let (Some((topic, _)), Some(asked)) = (&will, &connect.will) {
+            access::check_will(shared, &subject, topic, asked)?;
+        }
         if shared.admission.flaps(&client) {
             return Err(Refusal::Flapping.reason());
         }
@@ -91,11 +93,10 @@ impl Arrival {
             proof: identity.proof,
             keep_alive_s: self.keep_alive_s(&connect),
             expiry_s,
-            will,
+            will: will.map(|(_, will)| will),
             connect,
         };
-        let max_qos = shared.config.max_qos(&self.listener.config);
-        if !admitted.takes_its_connack(shared, max_qos) {
+        if !admitted.takes_its_connack(shared, &self.listener.config) {
             return Err(ReasonCode::PacketTooLarge);
         }
         Ok(admitted)
@@ -141,7 +142,8 @@ impl Arrival {
         }
     }
 
-    fn will(&self, connect: &Connect) -> Result<Option<Will>, ReasonCode> {
+    /// The will, and where it goes.
+    fn will(&self, connect: &Connect) -> Result<Option<(TopicName, Will)>, ReasonCode> {
         let Some(will) = &connect.will else {
             return Ok(None);
         };
@@ -169,18 +171,27 @@ impl Arrival {
             counter!("flotte_acl_denied_total", "action" => "will").increment(1);
             return Err(ReasonCode::NotAuthorized);
         }
+        // Judged, retained and published by the name that all others know.
+        let topic = match &self.listener.config.mountpoint {
+            None => topic.compact(),
+            Some(mountpoint) => {
+                let whole = mountpoint.name(&topic);
+                whole.map_err(|_| ReasonCode::TopicNameInvalid)?
+            }
+        };
         let mut properties = BytesMut::new();
         will.properties
             .forwardable()
             .encode(&mut properties)
             .map_err(|_| ReasonCode::MalformedPacket)?;
-        Ok(Some(Will {
-            topic: topic.compact().text().as_bytes().clone(),
+        let will = Will {
+            topic: topic.text().as_bytes().clone(),
             qos: u32::from(will.qos as u8),
             retain: will.retain,
             properties: properties.freeze(),
             payload: Bytes::copy_from_slice(&will.payload),
             delay_s: will.properties.will_delay().unwrap_or(0),
-        }))
+        };
+        Ok(Some((topic, will)))
     }
 }

@@ -9,10 +9,11 @@ use flotte_mqtt::{ByteStr, QoS};
 
 use super::admit::Admitted;
 use super::worker::Shared;
+use crate::config::listener::Config as Listener;
 
 impl Admitted {
     /// What CONNACK says in 5.0: only what differs from the standard's defaults.
-    pub(super) fn capabilities(&self, shared: &Shared, max_qos: QoS) -> Properties {
+    pub(super) fn capabilities(&self, shared: &Shared, listener: &Listener) -> Properties {
         let config = &shared.config.mqtt;
         let mut properties = Properties::new();
         let asked = self.connect.properties.session_expiry().unwrap_or(0);
@@ -22,6 +23,7 @@ impl Admitted {
         if let Some(maximum) = std::num::NonZeroU16::new(shared.limits.inbound.receive_maximum) {
             properties.push(Property::ReceiveMaximum(maximum.into()));
         }
+        let max_qos = shared.config.max_qos(listener);
         if max_qos < QoS::ExactlyOnce {
             properties.push(Property::MaximumQoS(max_qos));
         }
@@ -36,10 +38,9 @@ impl Admitted {
                 self.client.as_byte_str().clone(),
             ));
         }
-        if shared.limits.inbound.topic_alias_maximum > 0 {
-            properties.push(Property::TopicAliasMaximum(
-                shared.limits.inbound.topic_alias_maximum,
-            ));
+        let aliases = shared.config.topic_alias_maximum(listener);
+        if aliases > 0 {
+            properties.push(Property::TopicAliasMaximum(aliases));
         }
         if !config.wildcard_available {
             properties.push(Property::WildcardAvailable(false));
@@ -75,12 +76,12 @@ impl Admitted {
     }
 
     /// Whether the client takes a CONNACK of the size that it would get [MQTT-3.1.2-24].
-    pub(super) fn takes_its_connack(&self, shared: &Shared, max_qos: QoS) -> bool {
+    pub(super) fn takes_its_connack(&self, shared: &Shared, listener: &Listener) -> bool {
         let Some(bytes_max) = self.connect.properties.maximum_packet_size() else {
             return true;
         };
         let connack = ConnAck {
-            properties: self.capabilities(shared, max_qos),
+            properties: self.capabilities(shared, listener),
             ..ConnAck::refused(ReasonCode::Success)
         };
         let mut bytes = BytesMut::new();

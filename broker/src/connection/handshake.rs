@@ -260,12 +260,12 @@ impl Arrival {
     ) -> Connection {
         let shared = Arc::clone(&self.worker.shared);
         let (connect, version) = (&admitted.connect, admitted.connect.version);
-        let max_qos = shared.config.max_qos(&self.listener.config);
+        let listener = &self.listener.config;
         let connack = ConnAck {
             session_present: present,
             reason: ReasonCode::Success,
             properties: if version == Version::V5 {
-                admitted.capabilities(&shared, max_qos)
+                admitted.capabilities(&shared, listener)
             } else {
                 Properties::new()
             },
@@ -283,8 +283,12 @@ impl Arrival {
                 .map_or(u16::MAX, Into::into),
             max_packet_size: connect.properties.maximum_packet_size(),
             topic_alias_maximum: connect.properties.topic_alias_maximum().unwrap_or(0),
+            mountpoint: listener.mountpoint.clone(),
         };
-        session.inbound().lock().connect(version);
+        let mut inbound = session.inbound().lock();
+        inbound.connect(version);
+        inbound.set_topic_alias_maximum(shared.config.topic_alias_maximum(listener));
+        drop(inbound);
         session
             .output()
             .lock()
@@ -302,13 +306,14 @@ impl Arrival {
             decoder,
             version,
             epoch,
-            max_qos,
+            max_qos: shared.config.max_qos(listener),
             // [MQTT-3.1.2-22]
             keep_alive_ms: u32::from(admitted.keep_alive_s) * 1_500,
             unleased_since: Since::NEVER,
             partial: rest,
             partial_is_own: true,
             matches: Default::default(),
+            mountpoint: listener.mountpoint.clone(),
             rights: None,
             waiting: Default::default(),
             unplaced_since: Since::NEVER,

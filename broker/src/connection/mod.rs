@@ -36,6 +36,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use flotte_mqtt::codec::Decoder;
 use flotte_mqtt::reason::ReasonCode;
+use flotte_mqtt::topic::Mountpoint;
 use flotte_mqtt::{QoS, Version};
 use futures::future::{FutureExt, LocalBoxFuture};
 use tracing::{Span, debug};
@@ -128,6 +129,8 @@ pub struct Connection {
     /// Read and not decoded: the begin of a packet, or what came while nothing may be taken.
     partial: BytesMut,
     matches: MatchCache,
+    /// What all its topics lie below.
+    mountpoint: Option<Mountpoint>,
     /// What it may publish; none while there are no rules, or before its first publish.
     rights: Option<Box<Rights>>,
     /// Publishes that wait behind a retained one; bounded, as nothing is read while they are many.

@@ -119,6 +119,7 @@ impl Connection {
         if self.worker.shared.config.mqtt.refuses_topic(&topic) {
             return self.refuse_publish(ticket);
         }
+        let topic = self.whole_name(topic)?;
         if !self.may_publish(&publish, &topic) {
             return self.refuse_publish(ticket);
         }
@@ -182,6 +183,17 @@ impl Connection {
                 let resolved = self.session.inbound().lock().resolve_alias(alias, topic);
                 resolved.map_err(|e| End::Refused(e.reason()))
             }
+        }
+    }
+
+    /// The topic as all others know it.
+    fn whole_name(&self, topic: TopicName) -> Result<TopicName, End> {
+        match &self.mountpoint {
+            None => Ok(topic),
+            Some(mountpoint) => mountpoint.name(&topic).map_err(|error| {
+                debug!(%error, "topic of a PUBLISH");
+                End::Refused(ReasonCode::TopicNameInvalid)
+            }),
         }
     }
 

@@ -108,7 +108,7 @@ impl Connection {
         // All are read before the first takes effect.
         let mut filters = Vec::with_capacity(subscribe.filters.len());
         for (text, options) in &subscribe.filters {
-            let filter = parse(text)?;
+            let filter = self.parse(text)?;
             if filter.share.is_some() && options.no_local {
                 // [MQTT-3.8.3-4]
                 return Err(End::Refused(ReasonCode::ProtocolError));
@@ -166,7 +166,7 @@ impl Connection {
     }
 
     pub(super) fn handle_unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> Result<(), End> {
-        let filters = unsubscribe.filters.iter().map(parse);
+        let filters = unsubscribe.filters.iter().map(|text| self.parse(text));
         let filters: Vec<SubscriptionFilter> = filters.collect::<Result<_, _>>()?;
         let mut reasons = Vec::with_capacity(filters.len());
         for filter in filters {
@@ -191,6 +191,19 @@ impl Connection {
         };
         self.await_answer(answer.boxed_local());
         Ok(())
+    }
+
+    /// What the client names, as all others know it.
+    fn parse(&self, text: &ByteStr) -> Result<SubscriptionFilter, End> {
+        let theirs = SubscriptionFilter::parse(text.clone().compact());
+        let whole = theirs.and_then(|filter| match &self.mountpoint {
+            None => Ok(filter),
+            Some(mountpoint) => mountpoint.filter(&filter),
+        });
+        whole.map_err(|e| {
+            debug!(error = %e, "topic filter");
+            End::Refused(e.reason())
+        })
     }
 
     fn await_answer(&mut self, answer: Answer) {
@@ -345,11 +358,4 @@ impl Serving {
         flush_dirty();
         Ok(())
     }
-}
-
-fn parse(text: &ByteStr) -> Result<SubscriptionFilter, End> {
-    SubscriptionFilter::parse(text.clone().compact()).map_err(|e| {
-        debug!(error = %e, "topic filter");
-        End::Refused(e.reason())
-    })
 }

@@ -180,6 +180,7 @@ impl World {
                 receive_maximum: u16::from(receive_maximum).max(1),
                 max_packet_size: packet_bytes.map(|bytes| u32::from(bytes).max(1)),
                 topic_alias_maximum: aliases.into(),
+                mountpoint: None,
             }),
             Step::Disconnect => self.disconnect(),
             Step::End => {
@@ -303,8 +304,8 @@ impl World {
 
     fn connect(&mut self, peer: Peer) -> Tally {
         let mut tally = self.disconnect();
-        self.peer = Some(peer);
         self.inbound.connect(peer.version);
+        self.peer = Some(peer.clone());
         tally += self.outbound.connect(peer, self.now_ms, &mut self.dst);
         tally
     }
@@ -349,7 +350,7 @@ impl World {
 
     /// What the session wrote, as a client reads it.
     fn read(&mut self) {
-        let Some(peer) = self.peer else {
+        let Some(peer) = self.peer.clone() else {
             // Whoever writes to nobody throws it away.
             return self.dst.clear();
         };
@@ -360,7 +361,7 @@ impl World {
             let packet = decoder.decode(&mut self.dst).expect("a valid packet");
             let bytes = before - self.dst.len();
             match packet.expect("a whole packet") {
-                Packet::Publish(publish) => self.published(peer, &publish, bytes),
+                Packet::Publish(publish) => self.published(&peer, &publish, bytes),
                 // The answer to a PUBREC for nothing releases nothing.
                 Packet::PubRel(release) if !self.unanswered.contains(&release.packet_id) => {}
                 Packet::PubRel(release) => {
@@ -371,7 +372,7 @@ impl World {
         }
     }
 
-    fn published(&mut self, peer: Peer, publish: &Publish, bytes: usize) {
+    fn published(&mut self, peer: &Peer, publish: &Publish, bytes: usize) {
         // [MQTT-3.1.2-24]
         let bytes_max = peer.max_packet_size.map_or(usize::MAX, |max| max as usize);
         assert!(bytes <= bytes_max, "{bytes} bytes for {bytes_max}");

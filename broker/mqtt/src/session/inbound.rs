@@ -147,6 +147,11 @@ impl Inbound {
         self.version = version;
     }
 
+    /// How many topic aliases the client may use, from now on.
+    pub fn set_topic_alias_maximum(&mut self, maximum: u16) {
+        self.config.topic_alias_maximum = maximum;
+    }
+
     /// The connection is over: what it had not acknowledged is not acknowledged any more, and its
     /// aliases are forgotten [MQTT-3.3.2-7]. Begun QoS 2 ids stay.
     pub fn disconnect(&mut self) {

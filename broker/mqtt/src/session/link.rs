@@ -11,12 +11,13 @@ use super::window::WINDOW_MAX;
 use crate::codec;
 use crate::packet::{Packet, PacketId, PubRel, PublishParts, QoS, Version};
 use crate::reason::ReasonCode;
+use crate::topic::{Mountpoint, TopicName};
 
 /// The greatest packet there can be: four bytes of remaining length, and what precedes them.
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
 
 /// What the client's CONNECT said about what it takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub version: Version,
     /// QoS 1 and 2 publishes it takes at once; 65,535 where the client did not say.
@@ -25,6 +26,8 @@ pub struct Peer {
     pub max_packet_size: Option<u32>,
     /// The greatest topic alias it takes; 0 for none.
     pub topic_alias_maximum: u16,
+    /// What all its topics lie below, unknown to it.
+    pub mountpoint: Option<Mountpoint>,
 }
 
 impl Peer {
@@ -35,6 +38,7 @@ impl Peer {
             receive_maximum: u16::MAX,
             max_packet_size: None,
             topic_alias_maximum: 0,
+            mountpoint: None,
         }
     }
 }
@@ -47,14 +51,27 @@ pub(super) struct Link {
     /// How far the sequences under way may reach.
     window: u16,
     pub(super) packet_bytes_max: u32,
+    /// Of clients that do not get every topic as it is.
+    topics: Option<Box<Topics>>,
+}
+
+/// How topics are called towards a client.
+#[derive(Debug)]
+struct Topics {
     /// Where the client takes aliases.
-    aliases: Option<Box<AliasTable>>,
+    aliases: Option<AliasTable>,
+    mountpoint: Option<Mountpoint>,
 }
 
 impl Link {
     pub(super) fn new(peer: Peer, config: &OutboundConfig) -> Self {
         let alias_max = peer.topic_alias_maximum.min(config.topic_alias_max);
         let has_aliases = peer.version == Version::V5 && alias_max > 0;
+        let topics = Topics {
+            aliases: has_aliases.then(|| AliasTable::new(alias_max)),
+            mountpoint: peer.mountpoint,
+        };
+        let is_plain = topics.aliases.is_none() && topics.mountpoint.is_none();
         Self {
             version: peer.version,
             congested: false,
@@ -67,7 +84,7 @@ impl Link {
                 .max_packet_size
                 .unwrap_or(PACKET_BYTES_MAX)
                 .min(PACKET_BYTES_MAX),
-            aliases: has_aliases.then(|| Box::new(AliasTable::new(alias_max))),
+            topics: (!is_plain).then(|| Box::new(topics)),
         }
     }
 
@@ -77,7 +94,7 @@ impl Link {
 
     /// Whether a PUBLISH that others encoded, with its topic and without aliases, can be sent as is.
     pub(super) fn takes_frame(&self, frame: &[u8]) -> bool {
-        self.aliases.is_none() && frame.len() <= self.packet_bytes_max as usize
+        self.topics.is_none() && frame.len() <= self.packet_bytes_max as usize
     }
 
     /// Writes a PUBLISH, or nothing and why the copy cannot be sent to this client at all.
@@ -90,16 +107,13 @@ impl Link {
         dst: &mut BytesMut,
     ) -> Result<(), DropReason> {
         let message = &delivery.message;
-        let mut alias = match &self.aliases {
-            Some(table) => table.look_up(&message.topic),
-            None => Alias::None,
-        };
+        let (topic, mut alias) = self.called(&message.topic)?;
         let mut parts = PublishParts {
             // [MQTT-3.3.1-2], [MQTT-3.3.1-3]
             dup: dup == Dup::Repeated && delivery.qos > QoS::AtMostOnce,
             qos: delivery.qos,
             retain: delivery.retain,
-            topic: message.topic.as_str(),
+            topic,
             packet_id,
             properties: &message.properties,
             subscription_ids: &delivery.subscription_ids,
@@ -119,10 +133,31 @@ impl Link {
             return Err(DropReason::TooLarge);
         }
         codec::encode_publish(&parts, self.version, dst).map_err(|_| DropReason::Invalid)?;
-        if let (Alias::Free(free), Some(table)) = (alias, &mut self.aliases) {
+        if let (Alias::Free(free), Some(topics)) = (alias, &mut self.topics)
+            && let Some(table) = &mut topics.aliases
+        {
             table.assign(&message.topic, free);
         }
         Ok(())
+    }
+
+    /// What a topic is called towards the client.
+    fn called<'a>(&self, topic: &'a TopicName) -> Result<(&'a str, Alias), DropReason> {
+        let Some(topics) = &self.topics else {
+            return Ok((topic.as_str(), Alias::None));
+        };
+        let called = match &topics.mountpoint {
+            // The filter `m/#` matches `m` itself, for which there is no name below `m/`.
+            Some(mountpoint) => mountpoint
+                .inside(topic.as_str())
+                .ok_or(DropReason::Unmounted)?,
+            None => topic.as_str(),
+        };
+        let table = topics.aliases.as_ref();
+        Ok((
+            called,
+            table.map_or(Alias::None, |table| table.look_up(topic)),
+        ))
     }
 
     pub(super) fn write_pubrel(&self, id: PacketId, reason: ReasonCode, dst: &mut BytesMut) {

@@ -501,7 +501,7 @@ mod tests {
     use crate::session::Readiness;
     use crate::session::message::testing::Tag;
     use crate::topic::SubscriptionFilter;
-    use crate::topic::TopicName;
+    use crate::topic::{Mountpoint, TopicName};
 
     const NOW: u64 = 1_000_000;
 
@@ -993,7 +993,7 @@ mod tests {
             topic_alias_maximum: 1,
             ..V5
         };
-        let mut bench = Bench::connected(OutboundConfig::default(), peer);
+        let mut bench = Bench::connected(OutboundConfig::default(), peer.clone());
         bench.enqueue(copy("a", 0));
         assert_eq!(bench.bytes(), [0x30, 8, 0, 1, b't', 3, 0x23, 0, 1, b'a']);
         bench.enqueue(copy("b", 0));
@@ -1020,6 +1020,39 @@ mod tests {
         bench.connect(peer);
         bench.enqueue(copy("a", 0));
         assert_eq!(bench.bytes()[3], 1, "aliases end with the connection");
+    }
+
+    #[test]
+    fn topics_lose_their_mountpoint() {
+        let peer = Peer {
+            topic_alias_maximum: 1,
+            mountpoint: Some(Mountpoint::parse("m").unwrap()),
+            ..V5
+        };
+        let to = |topic: &str, qos| {
+            let topic = TopicName::try_from(topic).unwrap();
+            let message = Message {
+                topic,
+                ..message("x")
+            };
+            of(message, qos)
+        };
+        let mut bench = Bench::connected(OutboundConfig::default(), peer);
+        bench.enqueue(to("m/a", 0));
+        assert_eq!(bench.bytes(), [0x30, 8, 0, 1, b'a', 3, 0x23, 0, 1, b'x']);
+        bench.enqueue(to("m/a", 0));
+        assert_eq!(bench.bytes(), [0x30, 7, 0, 0, 3, 0x23, 0, 1, b'x']);
+        for qos in [0, 1] {
+            let outcome = bench.enqueue(to("m", qos)).outcome;
+            assert_eq!(outcome, Outcome::Dropped(DropReason::Unmounted));
+        }
+        let frame = [0x30, 4, 0, 1, b'm', b'x'];
+        assert!(
+            bench
+                .outbound
+                .enqueue_frame(&frame, &mut bench.dst)
+                .is_none()
+        );
     }
 
     #[test]

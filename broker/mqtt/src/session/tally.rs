@@ -21,18 +21,21 @@ pub enum DropReason {
     QoS0Offline,
     /// A shared copy that went to another member, where it counts as accepted again.
     ShareMoved,
+    /// Its topic is not below the mountpoint of the client's listener.
+    Unmounted,
     /// A message for a shared subscription whose last member went meanwhile.
     NoMember,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::QueueFull,
         Self::TooLarge,
         Self::Invalid,
         Self::SessionEnd,
         Self::QoS0Offline,
         Self::ShareMoved,
+        Self::Unmounted,
         Self::NoMember,
     ];
 
@@ -45,6 +48,7 @@ impl DropReason {
             Self::SessionEnd => "session_end",
             Self::QoS0Offline => "qos0_offline",
             Self::ShareMoved => "share_moved",
+            Self::Unmounted => "unmounted",
             Self::NoMember => "no_member",
         }
     }

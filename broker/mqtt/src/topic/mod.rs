@@ -3,6 +3,7 @@
 //! (retained messages). Nothing here knows sessions, connections or packets.
 
 mod filter;
+mod mountpoint;
 mod name;
 mod names;
 mod segment;
@@ -13,6 +14,7 @@ mod tree;
 mod values;
 
 pub use filter::TopicFilter;
+pub use mountpoint::Mountpoint;
 pub use name::TopicName;
 pub use names::NameTree;
 pub use share::{ShareName, SubscriptionFilter};
@@ -36,6 +38,10 @@ pub enum TopicError {
     MisplacedPlus,
     #[error("a shared subscription has the form $share/NAME/FILTER, with no wildcard in NAME")]
     MalformedShare,
+    #[error("a mountpoint is the name of a topic, other than one of `$`")]
+    NoMountpoint,
+    #[error("with the mountpoint before it, it is longer than 65,535 bytes")]
+    TooLong,
 }
 
 impl TopicError {
@@ -44,6 +50,8 @@ impl TopicError {
         match self {
             Self::WildcardInName => ReasonCode::TopicNameInvalid,
             Self::Empty
+            | Self::NoMountpoint
+            | Self::TooLong
             | Self::NotText
             | Self::MisplacedHash
             | Self::MisplacedPlus

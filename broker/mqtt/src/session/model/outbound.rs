@@ -47,6 +47,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         receive_maximum,
         max_packet_size: size,
         topic_alias_maximum: aliases,
+        mountpoint: None,
     })
 }
 
@@ -277,7 +278,7 @@ impl World {
             Op::Answer { which, refuse } => self.answer(which, refuse),
             Op::Connect(peer) => {
                 (self.is_connected, self.is_congested) = (true, false);
-                self.client.connect(peer);
+                self.client.connect(peer.clone());
                 self.outbound.connect(peer, self.now_ms, &mut self.dst)
             }
             Op::Disconnect => {
