@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotte_cluster::config::RetainedLimits;
-use flotte_cluster::handle::{self, Cluster, StartError};
+use flotte_cluster::handle::{self, Cluster, Death, StartError};
 use flotte_cluster::journal::JournalError;
 use flotte_cluster::store::StoreError;
 use flotte_mqtt::session::{InboundConfig, OutboundConfig, Overflow};
@@ -326,9 +326,13 @@ fn watch_signals(stop: CancellationToken, reloader: Arc<Reloader>) -> std::io::R
     Ok(())
 }
 
-fn died(why: &str) -> Exit {
-    error!(%why, "this node cannot go on");
-    Exit::DiskFailed
+fn died(death: &Death) -> Exit {
+    error!(why = %death, "this node ends");
+    match death {
+        Death::Disk(_) => Exit::DiskFailed,
+        Death::State(_) => Exit::DataDirectory,
+        Death::Refused(_) => Exit::Refused,
+    }
 }
 
 fn refused_start(error: &StartError) -> Exit {

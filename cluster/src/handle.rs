@@ -18,7 +18,7 @@ use crate::runtime::{Life, Node};
 pub use crate::config::Config;
 pub use crate::group::FiredWill;
 pub use crate::link::Kept;
-pub use crate::raft::Role;
+pub use crate::raft::{Death, Role};
 pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
 
 /// Retained payloads above this do not go through consensus in one piece, and not in several yet.
@@ -354,7 +354,7 @@ impl Cluster {
     }
 
     /// Resolves when this node has to die: the storage failed or an entry cannot be understood. Says why.
-    pub async fn fatal(&self) -> String {
+    pub async fn fatal(&self) -> Death {
         self.node.fatal().await
     }
 

@@ -1,8 +1,8 @@
 //! Runs the committed entries through a group's [`Machine`], and its snapshots with it.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
@@ -36,6 +36,8 @@ pub struct Progress {
     begin: AtomicU64,
     /// An entry beyond that was applied: the group has been led since.
     led: AtomicBool,
+    /// What it met that means nothing to it.
+    unreadable: OnceLock<String>,
 }
 
 impl Progress {
@@ -47,6 +49,7 @@ impl Progress {
             log_bytes: AtomicU64::new(0),
             begin: AtomicU64::new(0),
             led: AtomicBool::new(false),
+            unreadable: OnceLock::new(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Progress {
     /// Whether an entry that somebody proposed after this process began was applied.
     pub fn has_been_led(&self) -> bool {
         self.led.load(Ordering::Acquire)
+    }
+
+    /// The committed entry that this version could not apply, and why.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.get().map(String::as_str)
     }
 
     fn proposed(&self, index: u64) {
@@ -132,7 +140,12 @@ impl Applier {
                 let bytes = command.0.len();
                 self.progress.proposed(id.index);
                 let reply = self.machine.apply(id.index, *id.leader_id, command.0);
-                (reply.map_err(io::Error::other)?, bytes)
+                let reply = reply.map_err(|error| {
+                    let why = format!("entry {} cannot be applied: {error}", id.index);
+                    let _ = self.progress.unreadable.set(why.clone());
+                    io::Error::other(why)
+                })?;
+                (reply, bytes)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership);

@@ -32,7 +32,7 @@ pub use group::{Group, Host, Pending};
 pub use machine::{Fatal, FrozenState, Machine, RestoreError};
 pub use snapshot::{SnapshotError, SnapshotStore};
 pub use status::{
-    FatalSignal, GroupStatus, InitializeError, MembershipError, ProposeError, ReadError, Role,
-    StartError, Stopped, SubmitError, TransferError,
+    Death, FatalSignal, GroupStatus, InitializeError, MembershipError, ProposeError, ReadError,
+    Role, StartError, Stopped, SubmitError, TransferError,
 };
 pub use types::NodeInfo;

@@ -179,11 +179,24 @@ pub enum TransferError {
 #[error("the group has stopped")]
 pub struct Stopped;
 
-/// Raised once a replica cannot go on, such as after a failed disk: the process has to end.
-/// Clones share it; the first reason stays.
+/// Why the process has to end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Death {
+    /// The disk failed: what was to be written may not be there.
+    #[error("{0}")]
+    Disk(String),
+    /// What is stored or committed means nothing to this version, or the state built from it cannot be trusted.
+    #[error("{0}")]
+    State(String),
+    /// The cluster takes this node, as it is, for none of its own.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(String),
+}
+
+/// Raised once this node cannot go on: the process has to end. Clones share it; the first reason stays.
 #[derive(Clone, Debug)]
 pub struct FatalSignal {
-    reason: Arc<watch::Sender<Option<String>>>,
+    reason: Arc<watch::Sender<Option<Death>>>,
 }
 
 impl FatalSignal {
@@ -196,29 +209,31 @@ impl FatalSignal {
     }
 
     /// Says that the process has to end.
-    pub fn raise(&self, why: &str) {
+    pub fn raise(&self, death: Death) {
         self.reason.send_if_modified(|reason| {
             if reason.is_some() {
                 return false;
             }
-            tracing::error!(reason = why, "the node cannot go on");
-            *reason = Some(why.to_owned());
+            tracing::error!(reason = %death, "the node cannot go on");
+            *reason = Some(death);
             true
         });
     }
 
     /// Whether, and why, the process has to end.
-    pub fn reason(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<Death> {
         self.reason.borrow().clone()
     }
 
     /// Resolves with the reason once raised.
-    pub async fn raised(&self) -> String {
+    pub async fn raised(&self) -> Death {
         let mut watch = self.reason.subscribe();
-        match watch.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // The sender lives in `self`.
-            Err(_) => std::future::pending().await,
+        if let Ok(reason) = watch.wait_for(Option::is_some).await
+            && let Some(death) = reason.clone()
+        {
+            return death;
         }
+        // The sender lives in `self`.
+        std::future::pending().await
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Progress;
 use super::config::GroupConfig;
 use super::snapshot::GroupSnapshots;
-use super::status::{FatalSignal, GroupStatus, Role};
+use super::status::{Death, FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
 use crate::journal::GroupId;
 use crate::net::{Network, NodeId};
@@ -67,8 +67,16 @@ impl Watcher {
     fn ended(&self, fatal: &Fatal<Types>) {
         match fatal {
             Fatal::Stopped => {}
-            Fatal::StorageError(_) | Fatal::Panicked => {
-                self.fatal.raise(&format!("group {}: {fatal}", self.group));
+            Fatal::StorageError(_) => {
+                let death = match self.progress.unreadable() {
+                    Some(why) => Death::State(format!("group {}: {why}", self.group)),
+                    None => Death::Disk(format!("group {}: {fatal}", self.group)),
+                };
+                self.fatal.raise(death);
+            }
+            Fatal::Panicked => {
+                let why = format!("group {}: {fatal}", self.group);
+                self.fatal.raise(Death::State(why));
             }
         }
     }

@@ -16,7 +16,7 @@ use super::start::voter_count;
 use crate::group::GroupMachine;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::Leader;
-use crate::raft::{Group, GroupConfig, InitializeError, NodeInfo};
+use crate::raft::{Death, Group, GroupConfig, InitializeError, NodeInfo};
 
 /// How often memberships are compared with what they should be.
 const CARE_EVERY: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ impl Node {
                     continue;
                 }
                 if let Err(why) = self.start_group(group).await {
-                    return self.die(format!("{group}: {why}"));
+                    return self.die(Death::State(format!("{group}: {why}")));
                 }
             }
             let changed = self

@@ -18,6 +18,7 @@ use crate::handle::Kick;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
 use crate::net::{Handler, InboundLink, PeerIdentity};
+use crate::raft::Death;
 
 /// Answers for a node, once that is made.
 #[derive(Default)]
@@ -377,7 +378,7 @@ impl Node {
         let mut bootstrap = self.bootstrap.lock();
         let holder = bootstrap.handle_ask(NodeId(asker), expect)?;
         self.store.set_grant(Some(holder)).map_err(|e| {
-            self.die(e.to_string());
+            self.die(Death::Disk(e.to_string()));
             e.to_string()
         })
     }
@@ -386,7 +387,7 @@ impl Node {
         let mut bootstrap = self.bootstrap.lock();
         bootstrap.handle_release(NodeId(holder));
         self.store.set_grant(bootstrap.grant()).map_err(|e| {
-            self.die(e.to_string());
+            self.die(Death::Disk(e.to_string()));
             e.to_string()
         })
     }

@@ -23,6 +23,7 @@ use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Keeps, Receiver};
 use crate::proposer::{Proposer, Reply, Route};
+use crate::raft::Death;
 
 /// How long a proposal may take before it counts as lost and is sent again.
 const PROPOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -164,8 +165,7 @@ impl Route for ToLeader {
     fn ended(&self, refusal: Option<String>) {
         if let Some(why) = refusal {
             error!(group = %self.group, %why, "the cluster refuses this node");
-            self.node
-                .die(format!("the cluster refuses this node: {why}"));
+            self.node.die(Death::Refused(why));
         }
         self.life.cancel();
     }

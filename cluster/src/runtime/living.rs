@@ -22,6 +22,7 @@ use crate::handle::Refused;
 use crate::id::{GroupId, NodeRef};
 use crate::link::Receiver;
 use crate::proposer::Proposer;
+use crate::raft::Death;
 
 /// Pause before a node that could not come Up tries again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -32,7 +33,7 @@ impl Node {
         tokio::spawn(Arc::clone(&self).run_groups());
         tokio::spawn(Arc::clone(&self).run_duties(downs));
         if let Err(e) = self.enter().await {
-            return self.die(e.to_string());
+            return self.die(Death::Disk(e.to_string()));
         }
         self.progress("waiting for the cluster to take this node in");
         if !self.meta_group.is_initialized().await.unwrap_or(true) {
@@ -43,7 +44,7 @@ impl Node {
         loop {
             let incarnation = match self.store.next_incarnation() {
                 Ok(incarnation) => incarnation,
-                Err(e) => return self.die(e.to_string()),
+                Err(e) => return self.die(Death::Disk(e.to_string())),
             };
             self.identity.set_incarnation(incarnation);
             let me = NodeRef {

@@ -20,7 +20,7 @@ use crate::lease::Lease;
 use crate::membership::Bootstrap;
 use crate::meta::MetaMachine;
 use crate::net::{Identity, Network};
-use crate::raft::{Group, Host};
+use crate::raft::{Death, Group, Host};
 use crate::store::Store;
 
 /// A session group of which this node holds a replica.
@@ -151,12 +151,12 @@ impl Node {
     }
 
     /// The process has to end: nothing this node could still do would be right.
-    pub(crate) fn die(&self, why: String) {
+    pub(crate) fn die(&self, death: Death) {
         self.lease.retire();
-        self.host.fatal.raise(&why);
+        self.host.fatal.raise(death);
     }
 
-    pub(crate) async fn fatal(&self) -> String {
+    pub(crate) async fn fatal(&self) -> Death {
         self.host.fatal.raised().await
     }
 
@@ -193,7 +193,7 @@ impl Node {
         if known != before {
             let list: Vec<_> = known.into_iter().collect();
             if let Err(e) = self.store.set_addresses(&list) {
-                self.die(e.to_string());
+                self.die(Death::Disk(e.to_string()));
             }
         }
     }

@@ -30,7 +30,9 @@ use crate::membership::{Bootstrap, Probed, Step, place};
 use crate::meta::MetaMachine;
 use crate::net::{Claims, Identity, NetConfig, NetError, Network};
 use crate::proposer::Route;
-use crate::raft::{FatalSignal, Group, GroupConfig, Host, NodeInfo, SnapshotError, SnapshotStore};
+use crate::raft::{
+    Death, FatalSignal, Group, GroupConfig, Host, NodeInfo, SnapshotError, SnapshotStore,
+};
 use crate::store::{Store, StoreError};
 
 /// Pause between rounds of probes.
@@ -312,7 +314,9 @@ impl Node {
         if !self.meta_group.is_initialized().await.unwrap_or(true)
             && let Err(e) = self.meta_group.initialize(first).await
         {
-            self.die(format!("the meta group cannot be initialised: {e}"));
+            self.die(Death::State(format!(
+                "the meta group cannot be initialised: {e}"
+            )));
             return Ok(());
         }
         self.commit_found(founders, &ids).await;

@@ -158,7 +158,7 @@ impl Node {
 
     fn problems(&self, state: State, nodes: &[NodeStatus]) -> Vec<String> {
         let mut problems = Vec::new();
-        problems.extend(self.host.fatal.reason());
+        problems.extend(self.host.fatal.reason().map(|death| death.to_string()));
         match state {
             State::Up => {}
             State::Joining => problems.push(self.progress.lock().clone()),

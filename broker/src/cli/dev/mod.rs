@@ -42,6 +42,9 @@ pub struct Arguments {
     /// The admin port of the first node; 10,000 more for each further node.
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     admin_port: u16,
+    /// The WebSocket port of the first node, for browsers (path /mqtt); 10,000 more for each further node. None: no WebSocket.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    ws_port: Option<u16>,
     /// How much the nodes log: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -201,9 +204,13 @@ fn announce(plan: &Plan, nodes: &Nodes) {
         let pid = nodes
             .pid_of(&node.name)
             .map_or_else(|| "ended".to_owned(), |pid| format!("pid {pid}"));
+        let ws = node.ws.map(|ws| format!("  ws://{ws}/mqtt"));
         text.push_str(&format!(
-            "  {}  mqtt {}  admin http://{}  {pid}\n",
-            node.name, node.mqtt, node.admin
+            "  {}  mqtt {}{}  admin http://{}  {pid}\n",
+            node.name,
+            node.mqtt,
+            ws.unwrap_or_default(),
+            node.admin
         ));
     }
     if let (Some(first), Some(last)) = (plan.nodes.first(), plan.nodes.last()) {

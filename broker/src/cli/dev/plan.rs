@@ -29,6 +29,7 @@ pub struct Plan {
 pub struct NodePlan {
     pub name: String,
     pub mqtt: SocketAddr,
+    pub ws: Option<SocketAddr>,
     pub cluster: SocketAddr,
     pub admin: SocketAddr,
     pub data_dir: PathBuf,
@@ -38,11 +39,14 @@ impl Plan {
     /// Gives every node its name, addresses and directory.
     pub fn make(arguments: &Arguments) -> Result<Self, DevError> {
         let bases = [
-            ("--mqtt-port", arguments.mqtt_port),
-            ("--cluster-port", arguments.cluster_port),
-            ("--admin-port", arguments.admin_port),
+            ("--mqtt-port", Some(arguments.mqtt_port)),
+            ("--cluster-port", Some(arguments.cluster_port)),
+            ("--admin-port", Some(arguments.admin_port)),
+            ("--ws-port", arguments.ws_port),
         ];
-        for (at, (flag, port)) in bases.into_iter().enumerate() {
+        let bases = bases.map(|(flag, port)| Some((flag, port?)));
+        let bases: Vec<_> = bases.into_iter().flatten().collect();
+        for (at, &(flag, port)) in bases.iter().enumerate() {
             if address(port, arguments.nodes - 1).is_none() {
                 return Err(DevError::PortsTooHigh {
                     flag,
@@ -73,6 +77,7 @@ impl Plan {
             let name = format!("dev-{}", index + 1);
             Some(NodePlan {
                 mqtt: address(arguments.mqtt_port, index)?,
+                ws: arguments.ws_port.and_then(|port| address(port, index)),
                 cluster: address(arguments.cluster_port, index)?,
                 admin: address(arguments.admin_port, index)?,
                 data_dir: data_dir.join(&name),
@@ -90,11 +95,14 @@ impl Plan {
     /// Tells before anything runs when an address is taken.
     pub fn check_ports(&self) -> Result<(), DevError> {
         for node in &self.nodes {
-            for (flag, address) in [
-                ("--mqtt-port", node.mqtt),
-                ("--cluster-port", node.cluster),
-                ("--admin-port", node.admin),
-            ] {
+            let all = [
+                ("--mqtt-port", Some(node.mqtt)),
+                ("--cluster-port", Some(node.cluster)),
+                ("--admin-port", Some(node.admin)),
+                ("--ws-port", node.ws),
+            ];
+            for (flag, address) in all {
+                let Some(address) = address else { continue };
                 TcpListener::bind(address).map_err(|source| DevError::PortBusy {
                     address,
                     node: node.name.clone(),
@@ -113,6 +121,9 @@ impl Plan {
         flag("--node-name", node.name.clone().into());
         flag("--data-dir", node.data_dir.clone().into());
         flag("--mqtt-bind", node.mqtt.to_string().into());
+        if let Some(ws) = node.ws {
+            flag("--ws-bind", ws.to_string().into());
+        }
         flag("--cluster-bind", node.cluster.to_string().into());
         flag("--admin-bind", node.admin.to_string().into());
         for other in &self.nodes {
@@ -241,12 +252,23 @@ mod tests {
         )
         .unwrap();
         let second = &plan.nodes[1];
+        assert_eq!(second.ws, None);
         let expected = format!(
             "flotte serve --node-name dev-2 --data-dir {} --mqtt-bind 127.0.0.1:12000 --cluster-bind 127.0.0.1:13000 \
              --admin-bind 127.0.0.1:14000 --join 127.0.0.1:3000 --join 127.0.0.1:13000 --bootstrap-expect 2 --log-level debug",
             second.data_dir.display()
         );
         assert_eq!(plan.command_line(second), expected);
+    }
+
+    #[test]
+    fn websocket_is_there_when_asked_for() {
+        let plan = plan("--ws-port 8083").unwrap();
+        let ports: Vec<_> = plan.nodes.iter().filter_map(|node| node.ws).collect();
+        let ports: Vec<u16> = ports.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [8083, 18083, 28083]);
+        let line = plan.command_line(&plan.nodes[1]);
+        assert!(line.contains(" --ws-bind 127.0.0.1:18083 "), "{line}");
     }
 
     #[test]
@@ -262,6 +284,14 @@ mod tests {
         let clash = plan("--mqtt-port 1883 --cluster-port 11883").unwrap_err();
         assert!(matches!(clash, DevError::PortsClash { port: 11883, .. }));
         assert_eq!((too_high.exit(), clash.exit()), (Exit::Usage, Exit::Usage));
+        let clash = plan("--ws-port 18080").unwrap_err();
+        assert!(matches!(
+            clash,
+            DevError::PortsClash {
+                flag: "--ws-port",
+                ..
+            }
+        ));
         plan("--nodes 1 --mqtt-port 1883 --cluster-port 11883").unwrap();
     }
 
