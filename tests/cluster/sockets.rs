@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use flotte_tests::broker::{STOP_LIMIT, binary, fresh_dir};
-use flotte_tests::{Client, Launch, Version, block_on, connect, fresh, publish, until};
+use flotte_tests::{Client, Launch, Version, admin, block_on, connect, fresh, publish, until};
 
 /// A node with a unix socket, and its path.
 fn node(name: &str) -> (Launch, PathBuf) {
@@ -29,6 +29,9 @@ fn a_unix_socket_carries_mqtt_and_goes_with_the_node() {
         let unix = Client::dial_unix(&path, Version::V5).await;
         let mut unix = unix.accepted(connect(fresh("u"))).await;
         let mut tcp = Client::connect(node.mqtt(), Version::V311, connect(fresh("u"))).await;
+        let path_of = |id: &str| format!("/api/v1/clients/{id}");
+        let shown = admin::json(node.admin(), &path_of(&unix.name)).expect("it is connected");
+        assert_eq!(shown["address"], "unix");
         let topic = fresh("unix");
         for client in [&mut unix, &mut tcp] {
             client.subscribe(&topic, 1).await;

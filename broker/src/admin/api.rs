@@ -219,7 +219,10 @@ fn client_model(shared: &Shared, session: &Session) -> model::Client {
             .and_then(|info| info.username.as_deref().map(Into::into)),
         node: shared.config.node.effective_name().to_string(),
         version: info.as_ref().map(|info| version(info.version).into()),
-        address: info.as_ref().map(|info| info.address.to_string()),
+        address: info.as_ref().map(|info| {
+            info.address
+                .map_or_else(|| "unix".to_owned(), |address| address.to_string())
+        }),
         connected_at: info.as_ref().map(|info| rfc3339(info.connected_at_ms)),
         keep_alive_s: info.as_ref().map(|info| info.keep_alive_s),
         clean_start: info.as_ref().map(|info| info.clean_start),

@@ -15,7 +15,6 @@ use super::{access, publish};
 use crate::admission::Refusal;
 use crate::auth::acl::Subject;
 use crate::auth::{Attempt, AuthError, Proof};
-use crate::config::listener::Protocol;
 
 /// A CONNECT that may be tried, with what this broker makes of it.
 pub(super) struct Admitted {
@@ -67,8 +66,7 @@ impl Arrival {
         let subject = Arc::new(Subject::new(
             identity.username,
             client.clone(),
-            // Behind a unix socket there is none.
-            Some(self.peer.ip()).filter(|_| self.listener.config.protocol != Protocol::Unix),
+            self.address().map(|address| address.ip()),
         ));
         if let (Some((topic, _)), Some(asked)) = (&will, &connect.will) {
             access::check_will(shared, &subject, topic, asked)?;

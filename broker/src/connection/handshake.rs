@@ -22,6 +22,7 @@ use super::timers::Since;
 use super::worker::ListenerInfo;
 use super::{Connection, Deadline, Worker, access, read_some};
 use crate::admission::{Refusal, TurnedAway};
+use crate::config::listener::Protocol;
 use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 use crate::transport::Socket;
@@ -236,11 +237,17 @@ impl Arrival {
         Some(self.connected(admitted, session, opened.epoch, present, decoder, rest))
     }
 
+    /// Where the client came from; there is no address behind a unix socket.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let is_unix = self.listener.config.protocol == Protocol::Unix;
+        (!is_unix).then_some(self.peer)
+    }
+
     fn describe(&self, admitted: &Admitted) -> ClientInfo {
         ClientInfo {
             username: admitted.subject.username.clone(),
             proof: admitted.proof,
-            address: self.peer,
+            address: self.address(),
             version: admitted.connect.version,
             connected_at_ms: now_ms(),
             keep_alive_s: admitted.keep_alive_s,

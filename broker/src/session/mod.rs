@@ -128,8 +128,8 @@ pub struct ClientInfo {
     pub username: Option<Arc<str>>,
     /// How it did.
     pub proof: Proof,
-    /// Where it came from.
-    pub address: SocketAddr,
+    /// Where it came from; none for a unix socket.
+    pub address: Option<SocketAddr>,
     /// Its protocol version.
     pub version: Version,
     /// Wall clock, ms.

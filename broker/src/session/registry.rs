@@ -249,7 +249,7 @@ mod tests {
         ClientInfo {
             username: None,
             proof: crate::auth::Proof::Anonymous,
-            address: "127.0.0.1:1".parse().unwrap(),
+            address: Some("127.0.0.1:1".parse().unwrap()),
             version: flotte_mqtt::Version::V5,
             connected_at_ms: 0,
             keep_alive_s: 0,

@@ -71,7 +71,7 @@ pub struct Client {
     pub node: String,
     /// "3.1", "3.1.1" or "5.0".
     pub version: Option<String>,
-    /// Where it comes from.
+    /// Where it comes from: address and port, or "unix".
     pub address: Option<String>,
     /// RFC 3339, UTC.
     pub connected_at: Option<String>,
