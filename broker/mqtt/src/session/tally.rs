@@ -30,7 +30,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::QueueFull,
         Self::TooLarge,
         Self::Invalid,
