@@ -22,3 +22,4 @@ mod sys;
 mod takeover;
 mod tls;
 mod websocket;
+mod withdrawn;

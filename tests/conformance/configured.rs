@@ -85,6 +85,7 @@ pub mod loose_v5 {
         behaviour_inflight_maximum => loose::few_messages_are_under_way,
         behaviour_queued_qos0 => loose::qos0_waits_for_its_session,
         behaviour_full_queue => loose::full_queue_drops_what_comes_last,
+        behaviour_expired_room => loose::expired_messages_make_room,
         behaviour_keep_alive_maximum => loose::keep_alive_is_shortened_and_told,
         behaviour_payload_format => loose::payload_format_is_not_checked,
     }

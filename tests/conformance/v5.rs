@@ -3,8 +3,9 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, disorder, header, limits, matching, ordering, pipelining, properties,
-    publishing, retaining, sessions, shared, slow, strings, subscribing, websocket, wills,
+    closing, connecting, disorder, field, header, limits, matching, ordering, pipelining,
+    properties, publishing, retaining, sessions, shared, slow, strings, subscribing, websocket,
+    wills,
 };
 
 clauses! { Version::V5;
@@ -289,6 +290,16 @@ clauses! { Version::V5;
     behaviour_slow_link_keep_alive => slow::keep_alive_holds,
     behaviour_slow_link_large_messages => slow::large_messages_flow,
     behaviour_slow_link_cut => slow::session_is_resumed_over_another_link,
+    behaviour_empty_will => field::empty_will_is_published_and_erases,
+    behaviour_will_of_each_connection => field::will_is_that_of_its_connection,
+    behaviour_empty_username => field::empty_username_and_password_are_well_formed,
+    behaviour_own_retained_message => field::own_retained_message_is_replayed,
+    behaviour_share_without_clients => field::messages_wait_for_the_only_member_of_a_share,
+    behaviour_will_delay_ends_with_its_session => field::clean_start_ends_the_delay_of_a_session_without_client,
+    behaviour_return_without_a_will => field::return_without_a_will_leaves_none,
+    behaviour_goodbye_with_delayed_will => field::goodbye_with_will_waits_for_its_delay,
+    behaviour_identifier_of_two_filters => field::identifier_of_two_filters_is_named_for_each,
+    behaviour_identifier_of_a_share => field::share_names_the_identifier_of_its_member,
     mqtt_6_0_0_1_binary_frames_only => websocket::text_frames_end_the_connection,
     mqtt_6_0_0_2_frames_are_no_packets => websocket::packets_are_cut_into_frames_at_will,
     mqtt_6_0_0_3_clients_offer_mqtt => websocket::without_the_subprotocol_there_is_no_websocket,

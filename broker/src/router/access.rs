@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use flotte_mqtt::QoS;
+use flotte_mqtt::session::Delivery;
 use flotte_mqtt::topic::TopicName;
 use metrics::counter;
 
@@ -18,30 +19,51 @@ impl Router {
         &self.acl
     }
 
-    /// Other rules are in force: what was matched under the former ones is forgotten, and every session is judged again. Until
-    /// that is done its deliveries are judged one by one.
-    pub fn rules_changed(&self, sessions: &[Arc<Session>]) {
+    /// Other rules are in force: what was matched under the former ones is forgotten, and every session is judged again, with
+    /// what waits in it. Until that is done its deliveries are judged one by one.
+    pub fn rules_changed(self: &Arc<Self>, sessions: &[Arc<Session>]) {
         self.epochs.touch_all();
         if let Some(rules) = self.acl.rules() {
-            sessions
-                .iter()
-                .for_each(|session| session.judge_again(&rules));
+            for session in sessions {
+                session.judge_again(&rules);
+                self.withdraw_denied(session, &rules);
+            }
         }
     }
 
-    /// A session goes on, for someone that rules may see otherwise than whoever had it before.
-    pub fn set_subject(&self, session: &Session, subject: Arc<Subject>) {
+    /// A session goes on, for someone that rules may see otherwise than whoever had it before. Before it has its connection:
+    /// what was sent to the one before is judged, too.
+    pub fn set_subject(self: &Arc<Self>, session: &Session, subject: Arc<Subject>) {
         let Some(rules) = self.acl.rules() else {
             return;
         };
         let former = session.set_subject(Arc::clone(&subject));
-        if former.is_none_or(|former| former == subject) {
+        if former.is_some_and(|former| former != subject) {
+            session.judge_again(&rules);
+            for (filter, _) in session.subscriptions().lock().iter() {
+                self.epochs.touch(&filter.filter);
+            }
+        }
+        self.withdraw_denied(session, &rules);
+    }
+
+    /// Drops what is held for a client that may not have it.
+    fn withdraw_denied(self: &Arc<Self>, session: &Session, rules: &Rules) {
+        if session.is_granted_under(rules) {
             return;
         }
-        session.judge_again(&rules);
-        for (filter, _) in session.subscriptions().lock().iter() {
-            self.epochs.touch(&filter.filter);
+        let subject = session.subject();
+        let is_denied = |copy: &Delivery| {
+            let received = |subject| rules.received_qos(subject, &copy.message.topic, copy.qos);
+            subject.as_deref().and_then(received).is_none()
+        };
+        let mut output = session.output().lock();
+        if output.counts() == (0, 0) {
+            return;
         }
+        let shared = output.withdraw(is_denied);
+        drop(output);
+        self.redeliver(shared, None);
     }
 
     /// Takes out whoever may not get this topic.

@@ -114,6 +114,13 @@ impl Output {
         self.outbound.take_unsent_shared(filter)
     }
 
+    /// Drops the copies that the client may no longer have; see [`Outbound::withdraw`].
+    pub fn withdraw(&mut self, is_denied: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let (shared, tally) = self.outbound.withdraw(is_denied);
+        metrics::count(&tally);
+        shared
+    }
+
     /// The connection's signal, while there is a connection.
     pub fn signal(&self) -> Option<&Arc<Signal>> {
         self.link.as_ref().map(|link| &link.signal)

@@ -128,6 +128,36 @@ pub async fn full_queue_drops_what_comes_last(t: Target) {
     again.fence().await;
 }
 
+/// What expired holds no place that a message could have [MQTT-3.3.2-5].
+pub async fn expired_messages_make_room(t: Target) {
+    let (id, topic) = (fresh("d"), fresh("f"));
+    let mut first = t.connect(t.durable(&id)).await;
+    first.subscribe(&topic, 1).await;
+    first.leave().await;
+    let mut publisher = t.client().await;
+    let short = || props().u32(prop::MESSAGE_EXPIRY, 1);
+    for number in 1..=5 {
+        let packet = publish(&topic).qos1(number).payload(number.to_string());
+        let packet = if number % 2 == 0 {
+            packet.props(short())
+        } else {
+            packet
+        };
+        publisher.publish(packet).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    for number in 6..=8 {
+        publisher
+            .publish(publish(&topic).qos1(number).payload(number.to_string()))
+            .await;
+    }
+    let mut again = t.connect(t.durable(&id)).await;
+    for number in [1, 3, 5, 6, 7] {
+        again.take(number.to_string()).await;
+    }
+    again.fence().await;
+}
+
 /// Who asks for more than the maximum, or for none, gets the maximum; who asks for less, that.
 pub async fn keep_alive_is_shortened_and_told(t: Target) {
     for (asked, told) in [

@@ -125,6 +125,23 @@ impl Flight {
         taken
     }
 
+    /// Takes out the copies for which `is_unwanted` says so and whose message is still held: they are done. For a time
+    /// without a connection.
+    pub(super) fn extract(&mut self, is_unwanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        let shared = self.shared.as_deref_mut();
+        for window in [Some(&mut self.ordinary), shared].into_iter().flatten() {
+            let unwanted = window.published().filter(|(_, copy)| is_unwanted(copy));
+            let sequences: Vec<u64> = unwanted.map(|(sequence, _)| sequence).collect();
+            let copies = sequences
+                .into_iter()
+                .filter_map(|sequence| window.complete(sequence));
+            taken.extend(copies);
+        }
+        self.bytes -= held_bytes(&taken);
+        taken
+    }
+
     /// One past the last ordinary sequence sent.
     pub(super) fn sent_end(&self) -> u64 {
         self.ordinary.end()

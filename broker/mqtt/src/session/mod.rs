@@ -51,6 +51,7 @@ mod rare;
 mod shared;
 mod tally;
 mod window;
+mod withdraw;
 
 pub use config::{InboundConfig, OutboundConfig, Overflow};
 pub use inbound::{AckKind, AckOut, Begin, Inbound, Ticket};

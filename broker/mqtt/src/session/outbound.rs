@@ -319,7 +319,11 @@ impl Outbound {
     fn make_room(&mut self, delivery: &Delivery, now_ms: u64, tally: &mut Tally) -> bool {
         let bytes = delivery.message.held_bytes();
         let bytes_max = self.config.queue_max_bytes;
-        while self.queued() >= self.config.queue_max_messages || self.bytes() + bytes > bytes_max {
+        if self.is_full_for(bytes) {
+            // [MQTT-3.3.2-5]
+            tally.expired += self.queue.drop_expired(now_ms) as u32;
+        }
+        while self.is_full_for(bytes) {
             if self.config.overflow == Overflow::DropNew || bytes > bytes_max {
                 return self.is_empty();
             }
@@ -333,6 +337,11 @@ impl Outbound {
             }
         }
         true
+    }
+
+    fn is_full_for(&self, bytes: usize) -> bool {
+        self.queued() >= self.config.queue_max_messages
+            || self.bytes() + bytes > self.config.queue_max_bytes
     }
 
     fn resend_next(&mut self, now_ms: u64, dst: &mut BytesMut, tally: &mut Tally) -> bool {
@@ -866,6 +875,68 @@ mod tests {
         assert_eq!(enqueued.outcome, Outcome::Dropped(DropReason::QueueFull));
         bench.connect(V5);
         assert_eq!(bench.written(), ["a/1", "b/2"]);
+    }
+
+    #[test]
+    fn what_expired_makes_room_whatever_the_policy() {
+        for overflow in [Overflow::DropNew, Overflow::DropOld] {
+            let config = OutboundConfig {
+                queue_max_messages: 3,
+                overflow,
+                ..Default::default()
+            };
+            let mut bench = Bench::new(config);
+            bench.enqueue(copy("a", 1));
+            let short = Message {
+                expires_at_ms: Some(NOW + 1),
+                ..message("b")
+            };
+            bench.enqueue(of(short, 1));
+            bench.enqueue(copy("c", 1));
+            let mut enqueue = |payload, now| {
+                let enqueued = bench
+                    .outbound
+                    .enqueue(copy(payload, 1), now, &mut bench.dst);
+                bench.outbound.check_invariants();
+                enqueued.tally
+            };
+            let tally = enqueue("d", NOW + 1);
+            assert_eq!((tally.expired, tally.dropped_total()), (1, 0));
+            let tally = enqueue("e", NOW + 1);
+            assert_eq!((tally.expired, tally.dropped_total()), (0, 1));
+            bench.connect(V5);
+            let expected = match overflow {
+                Overflow::DropNew => ["a/1", "c/3", "d/4"],
+                Overflow::DropOld => ["c/3", "d/4", "e/5"],
+            };
+            assert_eq!(bench.written(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_taken_out_of_the_queue_and_of_what_would_be_sent_again() {
+        let denied = |copy: &Delivery| copy.message.payload.starts_with(b"no");
+        let mut bench = Bench::connected(OutboundConfig::default(), small_window(2));
+        for payload in ["no 1", "a", "no 2", "b"] {
+            bench.enqueue(copy(payload, 2));
+        }
+        assert_eq!(bench.written(), ["no 1/1", "a/2"]);
+        let (shared, tally) = bench.outbound.withdraw(denied);
+        bench.outbound.check_invariants();
+        assert!(shared.is_empty());
+        let denials = tally.dropped(DropReason::Denied);
+        assert_eq!(denials, 1, "what was sent is with the client");
+        let _ = bench.outbound.disconnect();
+        let (_, tally) = bench.outbound.withdraw(denied);
+        bench.outbound.check_invariants();
+        assert_eq!(tally.dropped(DropReason::Denied), 1);
+        bench.connect(V5);
+        assert_eq!(bench.written(), ["a/2*", "b/4"]);
+        // A late PUBREC is for nobody.
+        assert_eq!(
+            bench.pubrec(1, ReasonCode::Success).outcome,
+            AckOutcome::Unknown
+        );
     }
 
     #[test]

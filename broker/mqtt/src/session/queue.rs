@@ -7,6 +7,8 @@ use super::message::Delivery;
 use super::rare::Rare;
 use crate::packet::QoS;
 
+/// Between two looks for what expired.
+const EXPIRY_PAUSE_MS: u64 = 1_000;
 /// Capacity that an empty queue keeps.
 const IDLE_CAPACITY: usize = 8;
 
@@ -22,6 +24,8 @@ struct Lines {
     reliable: VecDeque<Waiting>,
     qos0: VecDeque<Delivery>,
     bytes: usize,
+    /// Nothing in it expires before this, on the clock of `now_ms`; 0 until it was looked through.
+    expires_from_ms: u64,
 }
 
 /// A QoS 1 or 2 copy that was never sent.
@@ -30,6 +34,21 @@ pub(super) struct Waiting {
     /// Meaningless for shared deliveries, which get theirs when they are sent.
     pub(super) sequence: u64,
     pub(super) delivery: Delivery,
+}
+
+impl Lines {
+    /// Counts a copy that is put in.
+    fn add(&mut self, copy: &Delivery) {
+        self.bytes += copy.message.held_bytes();
+        if let Some(at) = copy.message.expires_at_ms {
+            self.expires_from_ms = self.expires_from_ms.min(at);
+        }
+    }
+
+    fn copies(&self) -> impl Iterator<Item = &Delivery> {
+        let reliable = self.reliable.iter().map(|waiting| &waiting.delivery);
+        reliable.chain(&self.qos0)
+    }
 }
 
 impl Queue {
@@ -62,13 +81,13 @@ impl Queue {
 
     pub(super) fn push(&mut self, waiting: Waiting) {
         let lines = self.lines.made();
-        lines.bytes += waiting.delivery.message.held_bytes();
+        lines.add(&waiting.delivery);
         lines.reliable.push_back(waiting);
     }
 
     pub(super) fn push_qos0(&mut self, delivery: Delivery) {
         let lines = self.lines.made();
-        lines.bytes += delivery.message.held_bytes();
+        lines.add(&delivery);
         lines.qos0.push_back(delivery);
     }
 
@@ -124,6 +143,22 @@ impl Queue {
         lines.qos0.retain(keep);
         lines.bytes -= held_bytes(&removed);
         removed
+    }
+
+    /// Removes what expired and says how many there were. Linear, but only when something may have expired and the last look
+    /// was a while ago, so that it can be called for every copy that finds the queue full.
+    pub(super) fn drop_expired(&mut self, now_ms: u64) -> usize {
+        let due = self.lines.get().map(|lines| lines.expires_from_ms);
+        if due.is_none_or(|due| now_ms < due) {
+            return 0;
+        }
+        let expired = self.extract(|copy| copy.message.is_expired(now_ms));
+        if let Some(lines) = self.lines.get_mut() {
+            let next = lines.copies().filter_map(|copy| copy.message.expires_at_ms);
+            let next = next.min().unwrap_or(u64::MAX);
+            lines.expires_from_ms = next.max(now_ms + EXPIRY_PAUSE_MS);
+        }
+        expired.len()
     }
 
     /// Asserts what must hold between calls; `sent_end` is one past the last sequence sent.

@@ -25,10 +25,12 @@ pub enum DropReason {
     Unmounted,
     /// A message for a shared subscription whose last member went meanwhile.
     NoMember,
+    /// The client may not have it any more, by rules that changed or because the session is another user's.
+    Denied,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::QueueFull,
         Self::TooLarge,
         Self::Invalid,
@@ -37,6 +39,7 @@ impl DropReason {
         Self::ShareMoved,
         Self::Unmounted,
         Self::NoMember,
+        Self::Denied,
     ];
 
     /// The metric label.
@@ -50,6 +53,7 @@ impl DropReason {
             Self::ShareMoved => "share_moved",
             Self::Unmounted => "unmounted",
             Self::NoMember => "no_member",
+            Self::Denied => "denied",
         }
     }
 }
