@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Orders};
 use crate::admission::Admission;
 use crate::auth::Authenticator;
 use crate::auth::acl::Acl;
@@ -133,12 +133,13 @@ async fn serve(
     };
     let admin_address = admin.address();
     let (open, drain) = (CancellationToken::new(), CancellationToken::new());
+    let orders = Orders::default();
     tokio::spawn(admin.run(
         Arc::clone(&shared),
         Arc::clone(&reloader),
         recorder,
         open.clone(),
-        drain.clone(),
+        (drain.clone(), orders.clone()),
         shutdown.clone(),
     ));
     let node = Running {
@@ -149,6 +150,7 @@ async fn serve(
         shutdown,
         open,
         drain,
+        orders,
     };
     node.run(reloader).await
 }
@@ -210,11 +212,12 @@ struct Running {
     open: CancellationToken,
     /// Cancelled when the node begins to leave: it is not ready any more.
     drain: CancellationToken,
+    orders: Orders,
 }
 
 impl Running {
     async fn run(mut self, reloader: Arc<Reloader>) -> Exit {
-        let stop = CancellationToken::new();
+        let stop = self.orders.stop.clone();
         if let Err(e) = watch_signals(stop.clone(), reloader) {
             error!(error = %e, "no signals");
             return Exit::Unreachable;
@@ -230,7 +233,7 @@ impl Running {
             Err(exit) => return exit,
         };
         let exit = tokio::select! {
-            () = stop.cancelled() => Exit::Done,
+            () = self.ordered() => Exit::Done,
             why = self.cluster.fatal() => died(&why),
         };
         info!("leaving");
@@ -248,6 +251,24 @@ impl Running {
                     .await;
         }
         exit
+    }
+
+    /// Resolves when the node is to end: it is told to, or leaves its cluster. Drained, it goes on without clients.
+    async fn ordered(&self) {
+        let Orders { drain, stop } = &self.orders;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.cluster.may_go() => return,
+            () = drain.cancelled() => {}
+        }
+        info!("draining");
+        self.drain.cancel();
+        self.close_clients().await;
+        self.cluster.hand_over().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.cluster.may_go() => {}
+        }
     }
 
     fn open(&mut self, up: bool) -> Result<Option<Arc<Workers>>, Exit> {
@@ -386,6 +407,7 @@ fn cluster_config(config: &Config) -> handle::Config {
         session_groups: u32::from(cluster.session_groups_of_a_new_cluster()),
         replication_factor: u32::from(cluster.replication_factor),
         node_down_after: Duration::from_millis(u64::from(cluster.node_down_after_ms)),
+        forget_after: cluster.forget_after_s.map(Duration::from_secs),
         retained: RetainedLimits {
             messages_max: config.retained.max_messages,
             bytes_max: config.retained.max_bytes.map_or(0, |size| size.value()),

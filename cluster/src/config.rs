@@ -33,6 +33,8 @@ pub struct Config {
     pub replication_factor: u32,
     /// T: after this long without a sign a node is Down.
     pub node_down_after: Duration,
+    /// Members that are Down for so long are members no more; none = they stay.
+    pub forget_after: Option<Duration>,
     /// What clients of this node may add to.
     pub retained: RetainedLimits,
     /// The largest payload that they may have retained, in bytes.

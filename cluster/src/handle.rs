@@ -19,7 +19,7 @@ pub use crate::config::Config;
 pub use crate::group::FiredWill;
 pub use crate::link::Kept;
 pub use crate::raft::{Death, Role};
-pub use crate::runtime::{GroupStatus, NodeStatus, StartError, State, Status, start};
+pub use crate::runtime::{GroupStatus, LeaveError, NodeStatus, StartError, State, Status, start};
 
 /// Retained payloads above this do not go through consensus in one piece, and not in several yet.
 const RETAINED_BYTES_MAX: usize = 4 << 20;
@@ -346,6 +346,32 @@ impl Cluster {
     /// What is known of the cluster, for people and dashboards.
     pub fn status(&self) -> Status {
         self.node.status()
+    }
+
+    /// Has the member of this name leave: its replicas move to others first; [`Cluster::may_go`] resolves on it when that is
+    /// done. With `force` it is gone when this resolves, up or down; refused where a group would lose its majority.
+    pub async fn leave(&self, name: &str, force: bool) -> Result<(), LeaveError> {
+        self.node.leave(name, force).await
+    }
+
+    /// Has a member that is leaving stay after all.
+    pub async fn stay(&self, name: &str) -> Result<(), LeaveError> {
+        self.node.stay(name).await
+    }
+
+    /// This node's name.
+    pub fn node_name(&self) -> String {
+        self.node.config().node_name.clone()
+    }
+
+    /// Hands all leaderships to others, as far as there are any.
+    pub async fn hand_over(&self) {
+        self.node.hand_over().await;
+    }
+
+    /// Resolves when this node is to leave and the cluster needs nothing of it any more.
+    pub async fn may_go(&self) {
+        self.node.may_go().await;
     }
 
     /// Leaves in good order: leaderships are handed over, storage is flushed. Clients must be gone before.

@@ -23,6 +23,11 @@ pub enum StoreError {
     /// It holds something else, or a layout that this version does not know.
     #[error("{0} is not a data directory of this version: {1}")]
     Foreign(PathBuf, String),
+    /// Its node has left its cluster, and its id is refused there for ever.
+    #[error(
+        "the node of data directory {0} has left its cluster: take another directory, or remove this one, to join again"
+    )]
+    Left(PathBuf),
     /// What it holds is damaged.
     #[error("data directory {0} is corrupt: {1}")]
     Corrupt(PathBuf, String),
@@ -63,11 +68,20 @@ impl Store {
             .cache_capacity(SLED_CACHE_BYTES)
             .flush_every_ms(None);
         let db = config.open().map_err(|e| sled_error(dir, e))?;
-        Ok(Store {
+        let store = Store {
             dir: dir.to_owned(),
             db,
             _lock: lock,
-        })
+        };
+        match store.number("left")? {
+            None => Ok(store),
+            Some(_) => Err(StoreError::Left(dir.to_owned())),
+        }
+    }
+
+    /// The node of this directory is no member any more, and never will be again.
+    pub fn set_left(&self) -> Result<(), StoreError> {
+        self.put_number("left", 1)
     }
 
     /// The directory.
@@ -254,6 +268,13 @@ mod tests {
         );
         second.set_grant(None).unwrap();
         assert_eq!(second.grant().unwrap(), None);
+    }
+
+    #[test]
+    fn the_directory_of_a_node_that_has_left_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(dir.path()).unwrap().set_left().unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Left(_))));
     }
 
     #[test]

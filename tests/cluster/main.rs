@@ -9,6 +9,7 @@ mod common;
 mod hostile;
 mod leavers;
 mod limits;
+mod members;
 mod messages;
 mod minority;
 mod mountpoint;

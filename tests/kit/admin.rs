@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+/// For what waits until a cluster has done it.
+const ORDER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Status code and body of a GET; `None` when the node does not answer.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
@@ -19,7 +21,7 @@ pub fn delete(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 
 /// Status code and body of a POST of a JSON document; `None` when the node does not answer.
 pub fn post(address: SocketAddr, path: &str, body: &Value) -> Option<(u16, String)> {
-    let sent = agent()
+    let sent = agent(ORDER_LIMIT)
         .post(format!("http://{address}{path}"))
         .content_type("application/json")
         .send(body.to_string());
@@ -28,13 +30,13 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Option<(u16, Strin
     Some((status, answer.body_mut().read_to_string().ok()?))
 }
 
-fn agent() -> ureq::Agent {
-    let config = ureq::Agent::config_builder().timeout_global(Some(REQUEST_LIMIT));
+fn agent(limit: Duration) -> ureq::Agent {
+    let config = ureq::Agent::config_builder().timeout_global(Some(limit));
     config.http_status_as_error(false).build().into()
 }
 
 fn request(address: SocketAddr, path: &str, method: &str) -> Option<(u16, String)> {
-    let agent = agent();
+    let agent = agent(REQUEST_LIMIT);
     let url = format!("http://{address}{path}");
     let sent = if method == "DELETE" {
         agent.delete(&url).call()

@@ -201,6 +201,8 @@ fn node_model(node: &NodeStatus) -> model::Node {
         address: node.address.clone(),
         leader: node.leader,
         voter: node.voter,
+        leaving: node.leaving,
+        since: (node.since_ms > 0).then(|| rfc3339(node.since_ms)),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod api;
 mod gauges;
+mod membership;
 mod operations;
 mod problem;
 
@@ -44,6 +45,16 @@ pub(crate) struct Context {
     open: CancellationToken,
     /// Cancelled once the node begins to leave.
     drain: CancellationToken,
+    orders: Orders,
+}
+
+/// What the node is told to do by its signals and its operators.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    /// Cancelled when it is to send its clients away and take no new ones.
+    pub drain: CancellationToken,
+    /// Cancelled when it is to end.
+    pub stop: CancellationToken,
 }
 
 impl Admin {
@@ -69,7 +80,7 @@ impl Admin {
         reloader: Arc<Reloader>,
         recorder: PrometheusHandle,
         open: CancellationToken,
-        drain: CancellationToken,
+        (drain, orders): (CancellationToken, Orders),
         shutdown: CancellationToken,
     ) {
         let context = Context {
@@ -78,13 +89,14 @@ impl Admin {
             recorder,
             open,
             drain,
+            orders,
         };
         let mut routes = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics));
         if self.exposure == Exposure::Full {
-            routes = routes.nest("/api/v1", api::routes().merge(operations::routes()));
+            routes = routes.nest("/api/v1", all_routes());
         }
         let app = routes.fallback(problem::not_found).with_state(context);
         let served = axum::serve(self.listener, app)
@@ -93,6 +105,12 @@ impl Admin {
             error!(error = %e, "the admin port failed");
         }
     }
+}
+
+fn all_routes() -> Router<Context> {
+    api::routes()
+        .merge(operations::routes())
+        .merge(membership::routes())
 }
 
 async fn healthz() -> &'static str {

@@ -37,14 +37,14 @@ section! {
         minority_grace_ms: u32 = 10_000, in 0..=3_600_000;
         /// How long a node that ends takes to hand over before it closes what is left.
         drain_timeout_s: u32 = 10, in 0..=3_600;
+        /// A node that is Down for so long is removed from the cluster, where that costs no group its majority; unset: never.
+        forget_after_s: Option<u64> = None, in 1..=315_360_000;
         /// Says yes to a cluster port on the network without TLS.
         insecure: bool = false;
     }
     later {
         /// A name whose addresses are the nodes to ask.
         "discover_dns": Option<HostPort> = None;
-        /// A node that is Down for so long is removed from the cluster.
-        "forget_after_s": Option<u64> = None;
         /// The certificate of this node, PEM.
         "tls.cert": Option<PathBuf> = None;
         /// Its key, PEM.

@@ -177,10 +177,6 @@ fn a_key_or_value_of_a_later_version_says_so() {
             "`cluster.tls.cert = \"a.pem\"`",
         ),
         (
-            "[cluster]\nforget_after_s = 60\n",
-            "`cluster.forget_after_s = 60`",
-        ),
-        (
             "[durability]\nack = \"local\"\n",
             "`durability.ack = \"local\"`",
         ),

@@ -7,7 +7,7 @@
 //!               +----+
 //!               v    |   T without an answer              Down applied
 //!   Up ------> watched ---------------------> condemned ---------------> (gone)
-//!               |  applied stays below what it was answered T ago: unanswered from then on
+//!               |  applied stays below what it was answered T ago, or it is expelled: unanswered from then on
 //!               +-----------> shunned ------ T later --^
 //! ```
 
@@ -77,6 +77,8 @@ struct Watch {
     /// (answered index, when): what it has still to apply.
     owes: Option<(u64, u64)>,
     condemned: bool,
+    /// It is to go, whether it renews or not.
+    expelled: bool,
 }
 
 impl<T> Keeper<T> {
@@ -100,7 +102,10 @@ impl<T> Keeper<T> {
         self.leading = leading;
         self.last_tick_ns = now_ns;
         for watch in self.watched.values_mut() {
-            *watch = Watch::new(watch.incarnation, now_ns);
+            *watch = Watch {
+                expelled: watch.expelled,
+                ..Watch::new(watch.incarnation, now_ns)
+            };
         }
         if !leading {
             let waiting = self
@@ -109,6 +114,13 @@ impl<T> Keeper<T> {
                 .chain(self.reading.take().into_iter().flatten());
             self.answers
                 .extend(waiting.map(|renewal| (renewal.ticket, Answer::NotLeader)));
+        }
+    }
+
+    /// Members that are to be declared Down though they may renew: they are answered no more.
+    pub fn handle_expelled(&mut self, expelled: &[NodeId]) {
+        for (node, watch) in &mut self.watched {
+            watch.expelled = expelled.contains(node);
         }
     }
 
@@ -174,7 +186,9 @@ impl<T> Keeper<T> {
                 (_, None) => Answer::Down,
                 (None, _) => Answer::NotLeader,
                 // Nothing more is answered: its lease runs out before it is declared Down.
-                (Some(_), Some(watch)) if watch.condemned || watch.shunned(timing, now_ns) => {
+                (Some(_), Some(watch))
+                    if watch.condemned || watch.expelled || watch.shunned(timing, now_ns) =>
+                {
                     Answer::NotLeader
                 }
                 (Some(read_index), Some(watch)) => {
@@ -234,6 +248,7 @@ impl Watch {
             applied: 0,
             owes: None,
             condemned: false,
+            expelled: false,
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod bootstrap;
 mod placement;
+mod plan;
 
 pub use bootstrap::{Bootstrap, Probed, Step};
 pub use placement::place;
+pub use plan::{Voting, needed_by, next_move, voter_count};

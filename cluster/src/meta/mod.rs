@@ -1,6 +1,7 @@
 //! Group 0: members, routes, retained messages and placement, as a replicated state machine.
 
 mod machine;
+mod membership;
 mod records;
 mod retained;
 mod routes;
@@ -12,6 +13,7 @@ mod tests;
 pub(crate) use tests::{a_founded_machine, a_founding_entry};
 
 pub use machine::{BranchEpochs, MetaMachine};
+pub use membership::Placed;
 pub use retained::{Retained, RetainedLimits, RetainedSet};
 pub use routes::{Destinations, Routes, ShareMembers, ShareTarget};
 pub use state::{Effects, MetaState, UnknownEntry};

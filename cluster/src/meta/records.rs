@@ -19,12 +19,8 @@ impl MetaState {
         };
         let mut records = vec![R::Head(head)];
         records.extend(self.members.values().cloned().map(R::Member));
-        records.extend(self.placement.iter().map(|(group, members)| {
-            R::Placement(flotte_proto::Placement {
-                group: group.0,
-                members: members.iter().map(|n| n.0).collect(),
-            })
-        }));
+        let placement = self.placement.iter();
+        records.extend(placement.map(|(group, placed)| R::Placement(placed.record(*group))));
         records.extend(self.ledger.records().map(R::Proposer));
         records.extend(self.will_keys.records().map(R::WillKeys));
         records.extend(self.routes.records().into_iter().map(R::Route));
@@ -60,11 +56,9 @@ impl MetaState {
             R::Member(member) => {
                 self.members.insert(NodeId(member.node_id), member);
             }
-            R::Placement(p) => {
-                self.placement.insert(
-                    GroupId(p.group),
-                    p.members.into_iter().map(NodeId).collect(),
-                );
+            R::Placement(placement) => {
+                self.placement
+                    .insert(GroupId(placement.group), placement.into());
             }
             R::Proposer(record) => self.ledger.restore(record),
             R::WillKeys(record) => self.will_keys.restore(record),

@@ -7,11 +7,12 @@ use flotte_mqtt::ByteStr;
 use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, RefusedReply,
-    Replies, Retain, RetainReply, RetainedMessage, SetRoute, SetShare, batch_reply, retain_reply,
+    Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, Replies,
+    Retain, RetainReply, RetainedMessage, SetRoute, SetShare, batch_reply, retain_reply,
 };
 use prost::Message;
 
+use super::membership::Placed;
 use super::retained::{Retained, RetainedLimits, RetainedSet};
 use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
@@ -51,9 +52,9 @@ pub struct MetaState {
     pub(super) cluster_id: u64,
     pub(super) settings: ClusterSettings,
     pub(super) members: BTreeMap<NodeId, Member>,
-    /// Ids that never come back: their name returned under another id.
+    /// Ids that never come back: their name returned under another id, or they have left.
     pub(super) refused: BTreeSet<NodeId>,
-    pub(super) placement: BTreeMap<GroupId, Vec<NodeId>>,
+    pub(super) placement: BTreeMap<GroupId, Placed>,
     pub(super) routes: Routes,
     pub(super) retained: RetainedSet,
     /// Wills that were retained, or not for want of room.
@@ -133,12 +134,12 @@ impl MetaState {
             index: self.index,
             result: Some(R::Replies(replies)),
         };
-        self.ledger.record(
-            from.node,
-            from.incarnation,
-            batch.sequence,
-            reply.encode_to_vec().into(),
-        );
+        // Of one that is no member any more nothing is kept: it never asks again.
+        if self.members.contains_key(&from.node) {
+            let encoded = reply.encode_to_vec().into();
+            self.ledger
+                .record(from.node, from.incarnation, batch.sequence, encoded);
+        }
         Ok(reply)
     }
 
@@ -162,6 +163,9 @@ impl MetaState {
             return Some(R::Refused(what.into()));
         };
         if sequence == 1 && matches!(commands.first(), Some(Command::Up(_))) {
+            if member.expelled {
+                return Some(R::Refused("an operator removes this node".into()));
+            }
             return (from.incarnation <= member.incarnation).then(|| {
                 let what = format!(
                     "incarnation {} is not above the recorded {}: an old disk was restored",
@@ -211,12 +215,27 @@ impl MetaState {
                 }
                 Ok(done)
             }
+            // Behind its Down or Forget, in the same batch.
+            Command::SetRoute(_) | Command::SetShare(_) if !self.is_up(from) => Ok(done),
             Command::SetRoute(route) => self.set_route(from, route, effects),
             Command::SetShare(share) => self.set_share(from, share, effects),
             Command::Retain(retain) => self.retain(retain),
             Command::Join(join) => {
                 effects.membership = true;
                 Ok(self.join(join))
+            }
+            Command::Leaving(leaving) => {
+                effects.membership = true;
+                Ok(self.leaving(&leaving))
+            }
+            Command::Forget(forget) => Ok(self.forget(from, &forget, effects)),
+            Command::Place(place) => {
+                effects.membership |= self.place(place);
+                Ok(done)
+            }
+            Command::Settled(settled) => {
+                effects.membership |= self.settled(settled);
+                Ok(done)
             }
         }
     }
@@ -238,8 +257,8 @@ impl MetaState {
             );
         }
         for placement in found.placement {
-            let members = placement.members.into_iter().map(NodeId).collect();
-            self.placement.insert(GroupId(placement.group), members);
+            self.placement
+                .insert(GroupId(placement.group), placement.into());
         }
         Ok(())
     }
@@ -339,39 +358,6 @@ impl MetaState {
         retain_reply::Result::Quota
     }
 
-    fn join(&mut self, join: flotte_proto::Join) -> Bytes {
-        let id = NodeId(join.node_id);
-        if self.refused.contains(&id) {
-            let reason = format!("node id {id} was replaced and is refused for ever");
-            return RefusedReply { reason }.encode_to_vec().into();
-        }
-        let replaced: Vec<NodeId> = self
-            .members
-            .iter()
-            .filter(|(old, m)| **old != id && m.name == join.name)
-            .map(|(old, _)| *old)
-            .collect();
-        for old in replaced {
-            self.routes.remove_node(NodeRef {
-                node: old,
-                incarnation: u64::MAX,
-            });
-            self.members.remove(&old);
-            self.ledger.forget(old);
-            self.refused.insert(old);
-        }
-        let (since_index, since_ms) = (self.index, self.time_ms);
-        self.members.entry(id).or_insert_with(|| Member {
-            node_id: id.0,
-            name: join.name,
-            advertise: join.advertise,
-            since_index,
-            since_ms,
-            ..Member::default()
-        });
-        Bytes::new()
-    }
-
     /// 0 until the cluster is founded.
     pub fn cluster_id(&self) -> u64 {
         self.cluster_id
@@ -414,8 +400,8 @@ impl MetaState {
         }
     }
 
-    /// Members of each session group.
-    pub fn placement(&self) -> &BTreeMap<GroupId, Vec<NodeId>> {
+    /// Where the replicas of each session group should be.
+    pub fn placement(&self) -> &BTreeMap<GroupId, Placed> {
         &self.placement
     }
 

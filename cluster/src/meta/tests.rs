@@ -4,14 +4,14 @@ use bytes::Bytes;
 use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, ClusterSettings, Down, EntryReply, Found, GroupEntry, Join, Member,
-    MetaCommand, Retain, RetainReply, RetainedMessage, SetRoute, SetShare, Up, WillKey,
-    batch_reply, retain_reply,
+    Batch, BatchReply, ClusterSettings, Down, EntryReply, Forget, Found, GroupEntry, Join, Leaving,
+    Member, MetaCommand, Place, Placement, RefusedReply, Retain, RetainReply, RetainedMessage,
+    SetRoute, SetShare, Settled, Up, WillKey, batch_reply, retain_reply,
 };
 use prost::Message;
 
 use super::*;
-use crate::id::{NodeId, NodeRef};
+use crate::id::{GroupId, NodeId, NodeRef};
 
 /// Of every entry.
 const TERM: u64 = 4;
@@ -102,7 +102,11 @@ impl Rig {
             cluster_id: 77,
             members: (1..=3).map(member).collect(),
             settings: Some(settings),
-            placement: vec![],
+            placement: vec![Placement {
+                group: 1,
+                members: vec![1, 2, 3],
+                ..Placement::default()
+            }],
         };
         rig.batch(node(1, 1), 1, vec![Command::Found(found), up("n1")]);
         rig.sequences.insert(node(1, 1), 1);
@@ -609,4 +613,105 @@ fn a_command_from_the_future_is_an_error() {
             .apply(99, TERM, &entry, &mut Effects::default())
             .is_err()
     );
+}
+
+fn forget(id: u64) -> Command {
+    Command::Forget(Forget { node_id: id })
+}
+
+fn place(from: &[u64], members: &[u64]) -> Command {
+    Command::Place(Place {
+        group: 1,
+        from: from.to_vec(),
+        members: members.to_vec(),
+    })
+}
+
+#[test]
+fn a_member_is_forgotten_when_it_is_down_or_says_so_itself() {
+    let mut rig = Rig::new();
+    rig.run(node(2, 1), route("a", true));
+    let refused = rig.run(node(1, 1), forget(2));
+    let refused = RefusedReply::decode(refused).unwrap();
+    assert!(refused.reason.contains("is up"), "{}", refused.reason);
+    // Whatever stands behind it in the batch leaves nothing behind.
+    let commands = vec![forget(2), route("b", true)];
+    let (reply, _) = rig.batch(node(2, 1), 3, commands);
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Replies(_))
+    ));
+    assert_eq!((rig.nodes("a"), rig.nodes("b")), (vec![], vec![]));
+    assert!(!rig.state.members().contains_key(&NodeId(2)));
+    assert!(rig.state.is_gone(node(2, 1)));
+    let (reply, _) = rig.batch(node(2, 2), 1, vec![up("n2")]);
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Refused(_))
+    ));
+    rig.run(node(1, 1), down(node(3, 1)));
+    assert!(rig.run(node(1, 1), forget(3)).is_empty());
+    assert!(rig.run(node(1, 1), forget(3)).is_empty(), "again");
+    rig.check_snapshot();
+}
+
+#[test]
+fn an_expelled_member_does_not_come_up() {
+    let mut rig = Rig::new();
+    let leaving = |stays| {
+        Command::Leaving(Leaving {
+            node_id: 2,
+            stays,
+            expel: true,
+        })
+    };
+    assert!(rig.run(node(1, 1), leaving(false)).is_empty());
+    let (reply, _) = rig.batch(node(2, 2), 1, vec![up("n2")]);
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Refused(_))
+    ));
+    rig.check_snapshot();
+    rig.run(node(1, 1), leaving(true));
+    let (reply, _) = rig.batch(node(2, 2), 1, vec![up("n2")]);
+    assert!(matches!(
+        reply.result,
+        Some(batch_reply::Result::Replies(_))
+    ));
+}
+
+#[test]
+fn replicas_move_one_at_a_time_and_from_where_they_are() {
+    let mut rig = Rig::new();
+    let members = |rig: &Rig| {
+        let placed = &rig.state.placement()[&GroupId(1)];
+        let ids: Vec<u64> = placed.members.iter().map(|id| id.0).collect();
+        (ids, placed.moving)
+    };
+    assert_eq!(members(&rig), (vec![1, 2, 3], false));
+    for void in [
+        place(&[1, 2], &[1, 2, 4]),
+        place(&[1, 2, 3], &[1, 4, 5]),
+        place(&[1, 2, 3], &[1, 2, 3]),
+    ] {
+        rig.run(node(1, 1), void);
+        assert_eq!(members(&rig), (vec![1, 2, 3], false));
+    }
+    rig.run(node(1, 1), place(&[1, 2, 3], &[1, 2, 4]));
+    assert_eq!(members(&rig), (vec![1, 2, 4], true));
+    rig.run(node(1, 1), place(&[1, 2, 4], &[1, 2]));
+    assert_eq!(members(&rig), (vec![1, 2, 4], true), "it moves still");
+    rig.check_snapshot();
+    let settled = |members: &[u64]| {
+        Command::Settled(Settled {
+            group: 1,
+            members: members.to_vec(),
+        })
+    };
+    rig.run(node(1, 1), settled(&[1, 2, 3]));
+    assert_eq!(members(&rig), (vec![1, 2, 4], true), "that was before");
+    rig.run(node(1, 1), settled(&[1, 2, 4]));
+    assert_eq!(members(&rig), (vec![1, 2, 4], false));
+    let first = &rig.state.placement()[&GroupId(1)].first;
+    assert_eq!(first.len(), 3, "who made the group stays known");
 }

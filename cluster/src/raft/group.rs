@@ -247,6 +247,17 @@ impl Group {
         }
     }
 
+    /// The members whose logs lack at most so many of this leader's entries.
+    pub fn caught_up(&self, lag_max: u64) -> BTreeSet<NodeId> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = metrics.replication.iter().flatten();
+        let near = matched
+            .filter(|(_, matched)| matched.is_some_and(|matched| matched.index + lag_max >= last));
+        near.map(|(id, _)| *id).collect()
+    }
+
     /// Adds a node that gets the log but has no vote. Returns once that is committed, not once
     /// the node has caught up.
     pub async fn add_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), MembershipError> {

@@ -1,99 +1,26 @@
-//! What a node does for the cluster besides serving: starts the groups that are placed on it and, where it leads meta,
-//! declares silent nodes Down and sees to it that every member holds a replica.
+//! What the leader of the meta group does for the cluster: declares silent nodes Down, sees to it that every member takes
+//! part in the meta group, that enough of them vote, and that the replicas of session groups are where they should be.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_proto::{Down, meta_command};
+use flotte_proto::{Down, Place, meta_command};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::leases::Condemned;
-use super::node::{Node, Replica};
-use super::start::voter_count;
-use crate::group::GroupMachine;
-use crate::id::{GroupId, NodeId, NodeRef};
-use crate::leader::Leader;
-use crate::raft::{Death, Group, GroupConfig, InitializeError, NodeInfo};
+use super::node::Node;
+use super::replicas::LAG_MAX;
+use crate::id::{NodeId, NodeRef};
+use crate::membership::{Voting, next_move};
+use crate::raft::{GroupStatus, MembershipError, NodeInfo};
 
 /// How often memberships are compared with what they should be.
 const CARE_EVERY: Duration = Duration::from_millis(500);
 
 impl Node {
-    /// Starts every session group that is placed on this node.
-    pub(super) async fn run_groups(self: Arc<Self>) {
-        let mut membership = self.meta.membership();
-        loop {
-            membership.borrow_and_update();
-            let members = self.meta.read().members().clone();
-            self.take_addresses(members.values());
-            let mine: Vec<GroupId> = {
-                let meta = self.meta.read();
-                let placed = meta
-                    .placement()
-                    .iter()
-                    .filter(|(_, members)| members.contains(&self.id));
-                placed.map(|(group, _)| *group).collect()
-            };
-            for group in mine {
-                if self.groups.read().contains_key(&group) {
-                    continue;
-                }
-                if let Err(why) = self.start_group(group).await {
-                    return self.die(Death::State(format!("{group}: {why}")));
-                }
-            }
-            let changed = self
-                .shutdown
-                .run_until_cancelled(membership.changed())
-                .await;
-            if !matches!(changed, Some(Ok(()))) {
-                return;
-            }
-        }
-    }
-
-    async fn start_group(&self, id: GroupId) -> Result<(), String> {
-        let machine = Arc::new(GroupMachine::new(id));
-        let group = Group::start(id, GroupConfig::sessions(), machine.clone(), &self.host);
-        let group = group.await.map_err(|e| e.to_string())?;
-        if !group.is_initialized().await.map_err(|e| e.to_string())? {
-            // All first members initialise with exactly the same list; that of a node that lost its disk has another id.
-            let members = {
-                let meta = self.meta.read();
-                let ids = meta.placement().get(&id).cloned().unwrap_or_default();
-                let info = |node: NodeId| {
-                    let member = meta.members().get(&node);
-                    let (name, advertise) = member
-                        .map(|m| (m.name.clone(), m.advertise.clone()))
-                        .unwrap_or_default();
-                    (node, NodeInfo { name, advertise })
-                };
-                ids.into_iter().map(info).collect()
-            };
-            match group.initialize(members).await {
-                // Another of its members was faster and has reached this one.
-                Ok(()) | Err(InitializeError::NotEmpty) => {}
-                Err(e) => return Err(e.to_string()),
-            }
-        }
-        let time = Arc::clone(machine.time());
-        let leader = Leader::start(group.clone(), time, self.shutdown.clone());
-        self.groups.write().insert(
-            id,
-            Replica {
-                group,
-                machine,
-                leader,
-            },
-        );
-        // Whoever watches for new groups looks again.
-        self.meta.touch_membership();
-        Ok(())
-    }
-
     /// Declares Down whom the keeper condemned, and cares for the membership of the meta group while this node leads it.
     pub(super) async fn run_duties(self: Arc<Self>, mut downs: mpsc::Receiver<Condemned>) {
         let mut tick = tokio::time::interval(CARE_EVERY);
@@ -133,7 +60,7 @@ impl Node {
         ));
     }
 
-    async fn care(&self) {
+    async fn care(self: &Arc<Self>) {
         let status = self.meta_group.status();
         if status.leader.is_none() {
             self.find_again().await;
@@ -145,34 +72,80 @@ impl Node {
         if end.is_some_and(|end| end <= self.meta.time().now_ms()) {
             self.meta_leader.advance();
         }
+        if let Err(error) = self.care_for_voters(&status).await {
+            info!(%error, "the members of the meta group do not change yet");
+        }
+        self.move_replicas();
+        self.forget_the_gone();
+    }
+
+    /// Every member takes part in the meta group, as many vote as should, and nobody else.
+    async fn care_for_voters(&self, status: &GroupStatus) -> Result<(), MembershipError> {
         let (members, settings) = {
             let meta = self.meta.read();
             (meta.members().clone(), *meta.settings())
         };
+        let voters: BTreeSet<NodeId> = status.voters.iter().copied().collect();
+        let learners: BTreeSet<NodeId> = status.learners.iter().copied().collect();
         for (id, member) in &members {
-            if !status.voters.contains(id) && !status.learners.contains(id) {
+            if !voters.contains(id) && !learners.contains(id) {
                 let info = NodeInfo {
                     name: member.name.clone(),
                     advertise: member.advertise.clone(),
                 };
                 info!(node = %id, name = %member.name, "takes part in the meta group as a learner");
-                if let Err(e) = self.meta_group.add_learner(*id, info).await {
-                    info!(node = %id, error = %e, "not added yet");
+                return self.meta_group.add_learner(*id, info).await;
+            }
+        }
+        let ready = self.meta_group.caught_up(LAG_MAX);
+        let voting = Voting {
+            members: &members,
+            voters: &voters,
+            ready: &ready.intersection(&learners).copied().collect(),
+            voters_max: settings.voters.max(1),
+        };
+        if let Some(next) = voting.next() {
+            if !next.contains(&self.id) {
+                let heir = next
+                    .intersection(&voters)
+                    .copied()
+                    .find(|id| ready.contains(id));
+                if let Err(error) = self.meta_group.transfer_leader(heir).await {
+                    info!(%error, "leadership of the meta group is not handed over yet");
                 }
-                return;
+                return Ok(());
             }
+            info!(voters = ?next, "vote in the meta group");
+            return self.meta_group.change_voters(next).await;
         }
-        let wanted = voter_count(members.len(), settings.voters.max(1));
-        let ready = status
-            .learners
-            .iter()
-            .find(|id| members.get(id).is_some_and(|member| member.up));
-        if let (true, Some(id)) = (status.voters.len() < wanted && wanted % 2 == 1, ready) {
-            let voters: BTreeSet<NodeId> = status.voters.iter().copied().chain([*id]).collect();
-            info!(node = %id, "becomes a voter of the meta group");
-            if let Err(e) = self.meta_group.change_voters(voters).await {
-                info!(node = %id, error = %e, "not a voter yet");
-            }
+        let gone = learners.into_iter().filter(|id| !members.contains_key(id));
+        let gone: BTreeSet<NodeId> = gone.collect();
+        if !gone.is_empty() {
+            info!(nodes = ?gone, "take no part in the meta group any more");
+            return self.meta_group.remove_learners(gone).await;
         }
+        Ok(())
+    }
+
+    /// Replicas of session groups follow the members, one at a time.
+    fn move_replicas(&self) {
+        let Some(life) = self.life() else { return };
+        let moved = {
+            let meta = self.meta.read();
+            let factor = meta.settings().replication_factor.max(1);
+            next_move(meta.members(), meta.placement(), factor)
+        };
+        let Some(moved) = moved else { return };
+        info!(group = %moved.group, from = ?moved.from, to = ?moved.to, "a replica moves");
+        let numbers = |ids: Vec<NodeId>| ids.into_iter().map(|id| id.0).collect();
+        let place = Place {
+            group: moved.group.0,
+            from: numbers(moved.from),
+            members: numbers(moved.to),
+        };
+        // A second one for the same move is void.
+        drop(tokio::spawn(
+            life.propose_meta(meta_command::Command::Place(place)),
+        ));
     }
 }

@@ -367,6 +367,7 @@ impl Node {
             refused,
             meta_leader: self.meta_group.status().leader.map_or(0, |id| id.0),
             bootstrap_expect: self.config.expect(),
+            banned: self.meta.read().is_banned(NodeId(hello.node_id)),
         }
     }
 

@@ -217,8 +217,11 @@ impl KeeperService {
         let meta = self.meta.read();
         let up: Vec<NodeRef> = meta.up_nodes().collect();
         let index = meta.index();
+        let expelled = meta.members().iter().filter(|(_, member)| member.expelled);
+        let expelled: Vec<NodeId> = expelled.map(|(id, _)| *id).collect();
         drop(meta);
         self.core.handle_members(&up, index, boot_ns());
+        self.core.handle_expelled(&expelled);
     }
 }
 

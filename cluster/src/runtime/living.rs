@@ -40,7 +40,10 @@ impl Node {
             self.ask_to_join().await;
         }
         // A leader may be there before the cluster is founded: an Up before that would be one of a stranger.
-        self.meta.founded().await;
+        if self.founded_without_it().await {
+            let why = "it was removed, or another node took its name";
+            return self.die(Death::Refused(why.into()));
+        }
         loop {
             let incarnation = match self.store.next_incarnation() {
                 Ok(incarnation) => incarnation,
@@ -58,6 +61,19 @@ impl Node {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
             shutdown.cancel();
+        }
+    }
+
+    /// Waits until this node's replica knows of the cluster. True = the others say that it is no member any more: nobody would
+    /// ever tell it by the log.
+    async fn founded_without_it(&self) -> bool {
+        loop {
+            tokio::select! {
+                () = self.meta.founded() => return false,
+                () = tokio::time::sleep(AGAIN) => if self.is_banned().await {
+                    return true;
+                },
+            }
         }
     }
 
@@ -177,7 +193,9 @@ impl Node {
             let mut running = std::collections::BTreeSet::new();
             loop {
                 membership.borrow_and_update();
-                for (group, replica) in node.groups.read().clone() {
+                let held = node.groups.read().clone();
+                running.retain(|group| held.contains_key(group));
+                for (group, replica) in held {
                     if running.insert(group) {
                         let (node, life) = (Arc::clone(&node), Arc::clone(&life));
                         let shutdown = life.shutdown.clone();

@@ -6,15 +6,18 @@ mod duties;
 mod inbound;
 mod kicks;
 mod leases;
+mod leaving;
 mod life;
 mod links;
 mod living;
 mod node;
 mod reads;
+mod replicas;
 mod sessions;
 mod start;
 mod status;
 
+pub use leaving::LeaveError;
 pub use life::Life;
 pub use node::Node;
 pub use start::{StartError, start};

@@ -29,6 +29,8 @@ pub struct Replica {
     pub(super) group: Group,
     pub(super) machine: Arc<GroupMachine>,
     pub(super) leader: Leader,
+    /// Cancelled when this node is to hold it no longer.
+    pub(super) stop: CancellationToken,
 }
 
 /// One node's part in the cluster.
@@ -137,13 +139,15 @@ impl Node {
         }
     }
 
-    /// A node to ask about a group of which this one has no replica: another one with each call.
+    /// A node to ask about a group of which this one has no replica, or one that nobody speaks to: another one with each call.
     pub(super) fn any_replica_of(&self, group: GroupId) -> Option<NodeId> {
         let meta = self.meta.read();
-        let members = meta.placement().get(&group)?;
+        let members: Vec<NodeId> = match group {
+            GroupId::META => meta.members().keys().copied().collect(),
+            _ => meta.placement().get(&group)?.members.clone(),
+        };
         let others: Vec<NodeId> = members
-            .iter()
-            .copied()
+            .into_iter()
             .filter(|node| *node != self.id)
             .collect();
         let turn = usize::try_from(rand::random::<u32>()).unwrap_or(0);

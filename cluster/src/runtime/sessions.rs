@@ -35,8 +35,9 @@ pub(super) struct Duties {
 
 impl Duties {
     pub async fn run(self) {
-        let shutdown = self.shutdown.clone();
-        shutdown.run_until_cancelled(self.forever()).await;
+        let (shutdown, stop) = (self.shutdown.clone(), self.replica.stop.clone());
+        let forever = stop.run_until_cancelled(self.forever());
+        shutdown.run_until_cancelled(forever).await;
     }
 
     async fn forever(self) {

@@ -26,7 +26,7 @@ use crate::id::{GroupId, NodeId};
 use crate::journal::{Journal, JournalConfig, JournalError};
 use crate::leader::{Leader, wall_ms};
 use crate::lease::Lease;
-use crate::membership::{Bootstrap, Probed, Step, place};
+use crate::membership::{Bootstrap, Probed, Step, place, voter_count};
 use crate::meta::MetaMachine;
 use crate::net::{Claims, Identity, NetConfig, NetError, Network};
 use crate::proposer::Route;
@@ -189,13 +189,15 @@ impl Node {
             ask: ask.into(),
             ..self.introduction()
         };
-        let probes = self.config.join.iter().map(|address| {
+        let mut addresses: BTreeSet<String> = self.config.join.iter().cloned().collect();
+        // Where members were when this node last heard of them.
+        let known = self.store.addresses().unwrap_or_default();
+        addresses.extend(known.into_iter().map(|(_, address)| address));
+        let probes = addresses.into_iter().map(|address| {
             let (request, network) = (request.clone(), self.network.clone());
             async move {
-                (
-                    address.clone(),
-                    network.probe(address, request, PROBE_TIMEOUT).await,
-                )
+                let answer = network.probe(&address, request, PROBE_TIMEOUT).await;
+                (address, answer)
             }
         });
         let answers = futures::future::join_all(probes).await;
@@ -342,6 +344,7 @@ impl Node {
                         .iter()
                         .map(|n| n.0)
                         .collect(),
+                    ..Placement::default()
                 })
                 .collect(),
         };
@@ -394,6 +397,17 @@ impl Node {
         }
     }
 
+    /// Whether a node of this one's cluster says that it is no member any more.
+    pub(super) async fn is_banned(&self) -> bool {
+        let ours = self.identity.cluster_id();
+        let answers = self.probe_all(probe_request::Ask::Nothing).await;
+        let says_so = |response: &ProbeResponse| {
+            let hello = other(&response.hello, self.id);
+            response.banned && hello.is_some_and(|hello| hello.cluster_id == ours)
+        };
+        answers.iter().any(|(_, response)| says_so(response))
+    }
+
     /// Where the addresses of all nodes changed, those to be found by still answer.
     pub(super) async fn find_again(&self) {
         for (address, response) in self.probe_all(probe_request::Ask::Nothing).await {
@@ -429,25 +443,5 @@ fn member_of(hello: &Hello) -> Member {
         name: hello.name.clone(),
         advertise: hello.advertise.clone(),
         ..Member::default()
-    }
-}
-
-/// min(members, voters), where 4 count as 3 and 2 as 2: an even number tolerates no more than the odd one below.
-pub(super) fn voter_count(members: usize, voters_max: u32) -> usize {
-    match members.min(usize::try_from(voters_max).unwrap_or(usize::MAX)) {
-        4 => 3,
-        count => count,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn four_voters_count_as_three() {
-        let counts: Vec<usize> = (1..=6).map(|members| voter_count(members, 5)).collect();
-        assert_eq!(counts, [1, 2, 3, 3, 5, 5]);
-        assert_eq!(voter_count(5, 3), 3);
     }
 }

@@ -34,6 +34,8 @@ pub struct NodeStatus {
     pub up: bool,
     /// Since when, ms since the epoch.
     pub since_ms: u64,
+    /// It is to leave the cluster.
+    pub leaving: bool,
     /// It leads the meta group.
     pub leader: bool,
     /// It votes in the meta group.
@@ -109,6 +111,7 @@ impl Node {
                 incarnation: member.incarnation,
                 up: member.up,
                 since_ms: member.since_ms,
+                leaving: member.leaving,
                 leader: meta_status.leader == Some(*id),
                 voter: meta_status.voters.contains(id),
                 connected: *id == self.id || self.network.connected(*id),
@@ -198,6 +201,10 @@ impl Node {
             self.hand_over().await;
             // Whoever did not close in time is served no more: others count on that once the Down is committed.
             self.lease.retire();
+            if self.has_left().await {
+                self.stop().await;
+                return;
+            }
             let down = flotte_proto::Down {
                 node_id: life.me.node.0,
                 incarnation: life.me.incarnation,
@@ -210,6 +217,10 @@ impl Node {
             }
         }
         self.lease.retire();
+        self.stop().await;
+    }
+
+    async fn stop(&self) {
         self.shutdown.cancel();
         for replica in self.replicas() {
             replica.group.shutdown().await;
@@ -223,7 +234,7 @@ impl Node {
     }
 
     /// Hands all leaderships to others, as far as there are any.
-    async fn hand_over(&self) {
+    pub(crate) async fn hand_over(&self) {
         let others = self
             .meta
             .read()

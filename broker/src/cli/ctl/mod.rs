@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use http::CtlError;
 use http::{Api, path_segment};
-use model::{Client, LogLevel, Node, Page, Reload, Status};
+use model::{Client, Drain, Leave, LogLevel, Node, Page, Reload, Status};
 
 use super::Exit;
 use super::output::{print, tell};
@@ -50,6 +50,23 @@ enum Command {
     Clients {
         #[command(subcommand)]
         command: Option<ClientsCommand>,
+    },
+    /// Have a node leave the cluster: its replicas move to others first. It ends when that is done.
+    Leave {
+        /// Its name; none: the node that is asked.
+        node: Option<String>,
+        /// Remove it at once, up or down. Refused where a group would lose its majority.
+        #[arg(long, value_name = "NODE", conflicts_with_all = ["node", "stay"])]
+        force: Option<String>,
+        /// It stays after all.
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Have the node send its clients to others and take no new ones.
+    Drain {
+        /// It ends then.
+        #[arg(long)]
+        stop: bool,
     },
     /// Read certificates, users, rules and the log level again.
     Reload,
@@ -96,6 +113,13 @@ impl Arguments {
                 let path = format!("/clients/{}", path_segment(id));
                 self.answer(&api, &path, |client: Client| show::client(&client))?
             }
+            Command::Leave { node, force, stay } => {
+                return leave(&api, self.json, node, force, stay);
+            }
+            Command::Drain { stop } => {
+                let answer: Value = api.post("/drain", &json!({ "stop": stop }))?;
+                self.shown(answer, |_: Drain| "it drains\n".to_owned())?
+            }
             Command::Reload => {
                 let answer: Value = api.post("/reload", &json!({}))?;
                 self.shown(answer, |reload: Reload| show::reload(&reload))?
@@ -141,6 +165,31 @@ impl Arguments {
         })?;
         Ok(show(answer))
     }
+}
+
+fn leave(
+    api: &Api,
+    json: bool,
+    node: Option<String>,
+    force: Option<String>,
+    stay: bool,
+) -> Result<Exit, CtlError> {
+    let is_forced = force.is_some();
+    let asked = Leave {
+        node: force.or(node),
+        force: is_forced,
+        stay,
+    };
+    let answer: Value = api.post("/cluster/leave", &json!(asked))?;
+    let who = asked.node.as_deref().unwrap_or("the node");
+    let text = match (json, is_forced, stay) {
+        (true, ..) => pretty(&answer),
+        (_, true, _) => format!("{who} is removed\n"),
+        (.., true) => format!("{who} stays\n"),
+        _ => format!("{who} leaves, and ends when its replicas have moved\n"),
+    };
+    write(&text)?;
+    Ok(Exit::Done)
 }
 
 /// All pages. JSON comes as one list; people see each page as soon as it is there.

@@ -47,6 +47,36 @@ pub struct Node {
     pub leader: bool,
     /// Whether it votes in the meta group.
     pub voter: bool,
+    /// Whether it is to leave.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Since when it is up or down, RFC 3339, UTC.
+    #[serde(default)]
+    pub since: Option<String>,
+}
+
+/// `POST /api/v1/cluster/leave`: a member is to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leave {
+    /// Its name; unset: the node that is asked.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// At once, up or down, whatever it holds.
+    #[serde(default)]
+    pub force: bool,
+    /// It stays after all.
+    #[serde(default)]
+    pub stay: bool,
+}
+
+/// `POST /api/v1/drain`: the node sends its clients away and takes no new ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Its process ends then.
+    #[serde(default)]
+    pub stop: bool,
 }
 
 /// A consensus group.

@@ -68,7 +68,15 @@ pub fn status(status: &Status) -> String {
 
 /// The members of the cluster.
 pub fn nodes(nodes: &[Node]) -> String {
-    let mut table = Table::new(&["NODE", "STATE", "META", "ADDRESS", "INCARNATION", "ID"]);
+    let mut table = Table::new(&[
+        "NODE",
+        "STATE",
+        "META",
+        "ADDRESS",
+        "INCARNATION",
+        "SINCE",
+        "ID",
+    ]);
     for node in nodes {
         let role = match (node.leader, node.voter) {
             (true, _) => "leader",
@@ -77,10 +85,14 @@ pub fn nodes(nodes: &[Node]) -> String {
         };
         table.push(vec![
             node.name.clone(),
-            node.state.clone(),
+            match node.leaving {
+                true => format!("{}, leaving", node.state),
+                false => node.state.clone(),
+            },
             role.to_owned(),
             node.address.clone(),
             node.incarnation.to_string(),
+            or_dash(node.since.as_deref()),
             node.id.clone(),
         ]);
     }

@@ -1,0 +1,194 @@
+//! Members that go: on their own (their replicas move first), because somebody wants them gone, or because they were away for
+//! too long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::{Forget, Leaving, Member, RefusedReply, meta_command};
+use prost::Message;
+use tracing::{info, warn};
+
+use super::node::Node;
+use crate::id::NodeId;
+use crate::membership::needed_by;
+
+/// Why a member does not leave.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaveError {
+    /// There is no member of this name.
+    #[error("`{0}` is no member of the cluster")]
+    Unknown(String),
+    /// It would leave nobody behind.
+    #[error("`{0}` is the last member: there is nobody to leave its sessions to")]
+    Last(String),
+    /// It cannot do its part.
+    #[error(
+        "`{0}` is down and cannot hand over what it holds: start it, or remove it with --force"
+    )]
+    Down(String),
+    /// A group would lose its majority.
+    #[error("`{name}` cannot be removed now: {why}")]
+    Needed {
+        /// The member.
+        name: String,
+        /// Which group, in words.
+        why: String,
+    },
+    /// No quorum, or it took too long. It may have been asked to leave nevertheless.
+    #[error("the cluster did not answer in time; ask again")]
+    NoAnswer,
+}
+
+impl Node {
+    /// Has a member leave, this one or another. Resolves once the cluster knows; the rest takes as long as its replicas take to
+    /// move. With `force` it goes at once, up or down, and this resolves when it is gone.
+    pub(crate) async fn leave(&self, name: &str, force: bool) -> Result<(), LeaveError> {
+        let id = self.judge_leave(name, force)?;
+        self.mark(id, false, force).await?;
+        if !force {
+            return Ok(());
+        }
+        let gone = async {
+            let mut membership = self.meta.membership();
+            while self.meta.read().members().contains_key(&id) {
+                if membership.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // It is declared down after T, and forgotten then.
+        let limit = self.config.barrier_max() + self.config.node_down_after;
+        let gone = tokio::time::timeout(limit, gone).await;
+        gone.map_err(|_| LeaveError::NoAnswer)
+    }
+
+    /// Has a member that is leaving stay after all.
+    pub(crate) async fn stay(&self, name: &str) -> Result<(), LeaveError> {
+        let (id, _) = self.member(name)?;
+        self.mark(id, true, false).await
+    }
+
+    fn member(&self, name: &str) -> Result<(NodeId, Member), LeaveError> {
+        let meta = self.meta.read();
+        let mut members = meta.members().iter();
+        let found = members.find(|(_, member)| member.name == name);
+        let found = found.map(|(id, member)| (*id, member.clone()));
+        found.ok_or_else(|| LeaveError::Unknown(name.to_owned()))
+    }
+
+    fn judge_leave(&self, name: &str, force: bool) -> Result<NodeId, LeaveError> {
+        let (id, member) = self.member(name)?;
+        let meta = self.meta.read();
+        let others = meta.members().iter().filter(|(other, _)| **other != id);
+        if others.filter(|(_, other)| !other.leaving).count() == 0 {
+            return Err(LeaveError::Last(name.to_owned()));
+        }
+        if !force {
+            let is_there = member.up.then_some(id);
+            return is_there.ok_or_else(|| LeaveError::Down(name.to_owned()));
+        }
+        let voters = self.meta_group.status().voters.iter().copied().collect();
+        match needed_by(id, meta.members(), &voters, meta.placement()) {
+            None => Ok(id),
+            Some(why) => Err(LeaveError::Needed {
+                name: name.to_owned(),
+                why,
+            }),
+        }
+    }
+
+    async fn mark(&self, id: NodeId, stays: bool, expel: bool) -> Result<(), LeaveError> {
+        let life = self.life().ok_or(LeaveError::NoAnswer)?;
+        let leaving = Leaving {
+            node_id: id.0,
+            stays,
+            expel,
+        };
+        let asked = life.propose_meta(meta_command::Command::Leaving(leaving));
+        let asked = tokio::time::timeout(self.config.barrier_max(), asked).await;
+        match asked {
+            Ok(Ok((_, reply))) if reply.is_empty() => Ok(()),
+            // It was a member a moment ago.
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(LeaveError::NoAnswer),
+        }
+    }
+
+    /// Resolves when this node is to leave and the cluster needs nothing of it any more: it holds no replica and has no vote.
+    pub(crate) async fn may_go(&self) {
+        let mut membership = self.meta.membership();
+        let mut status = self.meta_group.watch();
+        loop {
+            membership.borrow_and_update();
+            let votes = status.borrow_and_update().voters.contains(&self.id);
+            if !votes && self.holds_nothing() {
+                return;
+            }
+            tokio::select! {
+                changed = membership.changed() => if changed.is_err() { break },
+                changed = status.changed() => if changed.is_err() { break },
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn holds_nothing(&self) -> bool {
+        let meta = self.meta.read();
+        let leaves = meta.members().get(&self.id).is_some_and(|me| me.leaving);
+        let mut placed = meta.placement().values();
+        leaves && placed.all(|placed| !placed.moving && !placed.members.contains(&self.id))
+    }
+
+    /// The last act of a member that leaves: its id is refused from then on, and its data directory starts no node any more.
+    /// False = it does not leave, or the cluster does not know yet.
+    pub(super) async fn has_left(&self) -> bool {
+        let Some(life) = self.life().filter(|_| self.holds_nothing()) else {
+            return false;
+        };
+        let forget = Forget { node_id: self.id.0 };
+        let forgotten = life.propose_meta(meta_command::Command::Forget(forget));
+        let forgotten = tokio::time::timeout(self.config.barrier_max(), forgotten).await;
+        // Where the answer was lost, this node's own replica may know.
+        let is_member = self.meta.read().members().contains_key(&self.id);
+        let has_left = matches!(forgotten, Ok(Ok(_))) || !is_member;
+        if has_left {
+            info!("has left the cluster");
+            if let Err(error) = self.store.set_left() {
+                warn!(%error, "it is not written down here that this node has left");
+            }
+        }
+        has_left
+    }
+
+    /// As the leader of the meta group: removes members that were expelled, and such that were down for too long.
+    pub(super) fn forget_the_gone(self: &Arc<Self>) {
+        let Some(life) = self.life() else { return };
+        let now = self.meta.time().now_ms();
+        let after = self.config.forget_after;
+        let gone = {
+            let meta = self.meta.read();
+            let voters = self.meta_group.status().voters.iter().copied().collect();
+            let is_due = |member: &Member| {
+                let away = Duration::from_millis(now.saturating_sub(member.since_ms));
+                member.expelled || after.is_some_and(|after| away >= after)
+            };
+            let mut down = meta.members().iter().filter(|(_, member)| !member.up);
+            let due = down.find(|(id, member)| {
+                is_due(member)
+                    && needed_by(**id, meta.members(), &voters, meta.placement()).is_none()
+            });
+            due.map(|(id, member)| (*id, member.name.clone()))
+        };
+        let Some((id, name)) = gone else { return };
+        warn!(node = %id, %name, "is forgotten: it is no member any more");
+        let forget = life.propose_meta(meta_command::Command::Forget(Forget { node_id: id.0 }));
+        tokio::spawn(async move {
+            if let Ok((_, reply)) = forget.await
+                && let Ok(refused) = RefusedReply::decode(reply)
+                && !refused.reason.is_empty()
+            {
+                info!(node = %id, why = %refused.reason, "not forgotten");
+            }
+        });
+    }
+}

@@ -1,0 +1,197 @@
+//! The replicas of session groups on this node: started where one is placed here, stopped where it is not any more; and, where
+//! this node leads a group, its members changed to those that should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotte_proto::{Settled, meta_command};
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::node::{Node, Replica};
+use crate::group::GroupMachine;
+use crate::id::{GroupId, NodeId};
+use crate::leader::Leader;
+use crate::meta::Placed;
+use crate::raft::{Death, Group, GroupConfig, InitializeError, MembershipError, NodeInfo};
+
+/// How often the members of groups are compared with what they should be, besides every change in meta.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Entries that a replica may lack and counts as caught up.
+pub(super) const LAG_MAX: u64 = 1_000;
+
+impl Node {
+    /// Holds the replicas that are placed on this node, and has the groups that it leads follow their placement.
+    pub(super) async fn run_groups(self: Arc<Self>) {
+        let mut membership = self.meta.membership();
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            membership.borrow_and_update();
+            let members = self.meta.read().members().clone();
+            self.take_addresses(members.values());
+            let placement = self.meta.read().placement().clone();
+            for (group, placed) in &placement {
+                let result = self.hold(*group, placed).await;
+                if let Err(why) = result {
+                    return self.die(Death::State(format!("{group}: {why}")));
+                }
+            }
+            for (group, placed) in &placement {
+                self.follow(*group, placed).await;
+            }
+            let wait = async {
+                tokio::select! {
+                    changed = membership.changed() => changed.is_ok(),
+                    _ = tick.tick() => true,
+                }
+            };
+            if self.shutdown.run_until_cancelled(wait).await != Some(true) {
+                return;
+            }
+        }
+    }
+
+    /// Starts the replica of a group, or stops it, as the placement says.
+    async fn hold(&self, id: GroupId, placed: &Placed) -> Result<(), String> {
+        let held = self.groups.read().get(&id).cloned();
+        let is_placed = placed.members.contains(&self.id);
+        match held {
+            None if is_placed => self.start_replica(id, placed).await,
+            // While the group moves, whoever goes still takes part.
+            Some(replica) if !is_placed && !placed.moving => {
+                info!(group = %id, "its replica here is no more");
+                self.groups.write().remove(&id);
+                replica.stop.cancel();
+                // So that nothing of it keeps old segments of the journal. What stays is a vote and a snapshot: should the
+                // group come back here, it goes on as a member that was away.
+                if let Err(error) = replica.group.compact().await {
+                    warn!(group = %id, %error, "its log stays");
+                }
+                replica.group.shutdown().await;
+                Ok(())
+            }
+            None | Some(_) => Ok(()),
+        }
+    }
+
+    async fn start_replica(&self, id: GroupId, placed: &Placed) -> Result<(), String> {
+        let machine = Arc::new(GroupMachine::new(id));
+        let group = Group::start(id, GroupConfig::sessions(), machine.clone(), &self.host);
+        let group = group.await.map_err(|e| e.to_string())?;
+        let is_first = placed.first.contains(&self.id);
+        if is_first && !group.is_initialized().await.map_err(|e| e.to_string())? {
+            // All first members initialise with exactly the same list; that of a node that lost its disk has another id.
+            match group.initialize(self.infos(&placed.first)).await {
+                // Another of its members was faster and has reached this one.
+                Ok(()) | Err(InitializeError::NotEmpty) => {}
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        let stop = self.shutdown.child_token();
+        let time = Arc::clone(machine.time());
+        let leader = Leader::start(group.clone(), time, stop.clone());
+        let replica = Replica {
+            group,
+            machine,
+            leader,
+            stop,
+        };
+        self.groups.write().insert(id, replica);
+        // Whoever watches for new groups looks again.
+        self.meta.touch_membership();
+        Ok(())
+    }
+
+    fn infos(&self, ids: &[NodeId]) -> BTreeMap<NodeId, NodeInfo> {
+        let meta = self.meta.read();
+        let info = |id: &NodeId| {
+            let member = meta.members().get(id);
+            let (name, advertise) = member
+                .map(|m| (m.name.clone(), m.advertise.clone()))
+                .unwrap_or_default();
+            (*id, NodeInfo { name, advertise })
+        };
+        ids.iter().map(info).collect()
+    }
+
+    /// Changes the members of a group that this node leads to those that should be: new ones get the log first, then they
+    /// vote, then the others go. Each step is one commit of the group; it is looked at again until all is done.
+    async fn follow(&self, id: GroupId, placed: &Placed) {
+        let Some(replica) = self.groups.read().get(&id).cloned() else {
+            return;
+        };
+        let status = replica.group.status();
+        if status.leader != Some(self.id) || !placed.moving {
+            return;
+        }
+        let wanted: BTreeSet<NodeId> = placed.members.iter().copied().collect();
+        let voters: BTreeSet<NodeId> = status.voters.iter().copied().collect();
+        let step = self.step(id, &replica.group, &wanted, &voters, &status.learners);
+        match step.await {
+            Ok(true) => self.settle(id, placed),
+            Ok(false) => {}
+            Err(error) => info!(group = %id, %error, "its members do not change yet"),
+        }
+    }
+
+    /// True once the members are those that should be.
+    async fn step(
+        &self,
+        id: GroupId,
+        group: &Group,
+        wanted: &BTreeSet<NodeId>,
+        voters: &BTreeSet<NodeId>,
+        learners: &[NodeId],
+    ) -> Result<bool, MembershipError> {
+        let new = wanted.difference(voters);
+        if let Some(new) = new.copied().find(|new| !learners.contains(new)) {
+            info!(group = %id, node = %new, "gets a replica");
+            let info = self.infos(&[new]).remove(&new).unwrap_or_default();
+            group.add_learner(new, info).await?;
+            return Ok(false);
+        }
+        if voters != wanted {
+            let ready = group.caught_up(LAG_MAX);
+            if !wanted
+                .iter()
+                .all(|id| voters.contains(id) || ready.contains(id))
+            {
+                return Ok(false);
+            }
+            if !wanted.contains(&self.id) {
+                // Its successor goes on.
+                let heir = wanted
+                    .intersection(voters)
+                    .copied()
+                    .find(|id| ready.contains(id));
+                if let Err(error) = group.transfer_leader(heir).await {
+                    info!(group = %id, %error, "leadership is not handed over yet");
+                }
+                return Ok(false);
+            }
+            info!(group = %id, voters = ?wanted, "its replicas vote");
+            group.change_voters(wanted.clone()).await?;
+            return Ok(false);
+        }
+        let left: BTreeSet<NodeId> = learners.iter().copied().collect();
+        if !left.is_empty() {
+            group.remove_learners(left).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn settle(&self, id: GroupId, placed: &Placed) {
+        let Some(life) = self.life() else { return };
+        let settled = Settled {
+            group: id.0,
+            members: placed.members.iter().map(|id| id.0).collect(),
+        };
+        // Repeated until it is committed or this start of the node ends; a second one changes nothing.
+        drop(tokio::spawn(
+            life.propose_meta(meta_command::Command::Settled(settled)),
+        ));
+    }
+}
