@@ -14,6 +14,7 @@ pub mod pipelining;
 pub mod properties;
 pub mod publishing;
 pub mod retaining;
+pub mod sequence;
 pub mod sessions;
 pub mod shared;
 pub mod slow;
