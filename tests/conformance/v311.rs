@@ -4,7 +4,7 @@ use flotte_tests::Version;
 
 use crate::bodies::{
     closing, connecting, disorder, field, header, matching, ordering, pipelining, publishing,
-    retaining, sessions, slow, strings, subscribing, websocket, wills,
+    retaining, sequence, sessions, slow, strings, subscribing, websocket, wills,
 };
 
 clauses! { Version::V311;
