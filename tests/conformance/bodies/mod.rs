@@ -3,6 +3,7 @@
 pub mod closing;
 pub mod connecting;
 pub mod disorder;
+pub mod exact;
 pub mod field;
 pub mod header;
 pub mod limited;
