@@ -93,6 +93,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         counter!("flotte_acl_denied_total", "action" => action).absolute(0);
     }
     counter!("flotte_retained_refused_total", "reason" => "quota").absolute(0);
+    counter!("flotte_publishes_abandoned_total").absolute(0);
     let _ = histogram!("flotte_barrier_seconds");
     let commit = option_env!("FLOTTE_COMMIT").unwrap_or("unknown");
     gauge!("flotte_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => commit)
@@ -297,6 +298,10 @@ fn describe_clients() {
 }
 
 fn describe_messages() {
+    describe_counter!(
+        "flotte_publishes_abandoned_total",
+        "Publishes behind a retained one that were dropped after their client had left"
+    );
     describe_counter!(
         "flotte_packets_total",
         "Packets from and to clients, by direction and type"

@@ -3,8 +3,8 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, disorder, field, header, matching, ordering, pipelining, publishing,
-    retaining, sessions, slow, strings, subscribing, websocket, wills,
+    closing, connecting, disorder, exact, field, header, matching, ordering, pipelining,
+    publishing, retaining, sequence, sessions, slow, strings, subscribing, websocket, wills,
 };
 
 clauses! { Version::V311;
@@ -161,4 +161,12 @@ clauses! { Version::V311;
     mqtt_6_0_0_2_frames_are_no_packets => websocket::packets_are_cut_into_frames_at_will,
     mqtt_6_0_0_3_clients_offer_mqtt => websocket::without_the_subprotocol_there_is_no_websocket,
     mqtt_6_0_0_4_mqtt_is_selected => websocket::the_selected_subprotocol_is_mqtt,
+    behaviour_acknowledgement_of_another_kind => exact::acknowledgement_of_another_kind_ends_the_connection,
+    behaviour_repeated_pubrec => exact::repeated_pubrec_gets_pubrel_again,
+    behaviour_leaving_with_retained => sequence::retained_message_of_a_client_that_leaves_at_once,
+    behaviour_leaving_with_qos1 => sequence::acknowledged_message_of_a_client_that_leaves_at_once,
+    behaviour_retained_ahead_of_subscribe => sequence::retained_message_ahead_of_a_subscribe,
+    behaviour_retained_ahead_of_unsubscribe => sequence::retained_message_ahead_of_an_unsubscribe,
+    behaviour_ping_behind_retained => sequence::ping_behind_a_retained_message,
+    behaviour_lost_pubcomp => sequence::pubcomp_that_was_lost_comes_again,
 }

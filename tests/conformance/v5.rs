@@ -3,9 +3,9 @@
 use flotte_tests::Version;
 
 use crate::bodies::{
-    closing, connecting, disorder, field, header, limits, matching, ordering, pipelining,
-    properties, publishing, retaining, sessions, shared, slow, strings, subscribing, websocket,
-    wills,
+    closing, connecting, disorder, exact, field, header, limits, matching, ordering, pipelining,
+    properties, publishing, retaining, sequence, sessions, shared, slow, strings, subscribing,
+    websocket, wills,
 };
 
 clauses! { Version::V5;
@@ -300,6 +300,17 @@ clauses! { Version::V5;
     behaviour_goodbye_with_delayed_will => field::goodbye_with_will_waits_for_its_delay,
     behaviour_identifier_of_two_filters => field::identifier_of_two_filters_is_named_for_each,
     behaviour_identifier_of_a_share => field::share_names_the_identifier_of_its_member,
+    behaviour_acknowledgement_of_another_kind => exact::acknowledgement_of_another_kind_ends_the_connection,
+    behaviour_repeated_pubrec => exact::repeated_pubrec_gets_pubrel_again,
+    behaviour_forms_of_acknowledgements => exact::every_form_of_an_acknowledgement_is_taken,
+    behaviour_exact_bytes => exact::bytes_of_a_session,
+    behaviour_leaving_with_retained => sequence::retained_message_of_a_client_that_leaves_at_once,
+    behaviour_leaving_with_qos1 => sequence::acknowledged_message_of_a_client_that_leaves_at_once,
+    behaviour_retained_ahead_of_subscribe => sequence::retained_message_ahead_of_a_subscribe,
+    behaviour_retained_ahead_of_unsubscribe => sequence::retained_message_ahead_of_an_unsubscribe,
+    behaviour_ping_behind_retained => sequence::ping_behind_a_retained_message,
+    behaviour_lost_pubcomp => sequence::pubcomp_that_was_lost_comes_again,
+    behaviour_no_local_is_no_lack => sequence::hidden_by_no_local_is_not_unmatched,
     mqtt_6_0_0_1_binary_frames_only => websocket::text_frames_end_the_connection,
     mqtt_6_0_0_2_frames_are_no_packets => websocket::packets_are_cut_into_frames_at_will,
     mqtt_6_0_0_3_clients_offer_mqtt => websocket::without_the_subprotocol_there_is_no_websocket,

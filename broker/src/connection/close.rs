@@ -30,6 +30,7 @@ impl Connection {
         {
             self.session.set_durable(expiry > 0);
         }
+        self.leave_waiting(&end);
         self.last_words(&end);
         if self.session.epoch() == self.epoch {
             self.session.inbound().lock().disconnect();

@@ -10,6 +10,7 @@ mod close;
 mod connack;
 mod counted;
 mod handshake;
+mod leaving;
 mod packets;
 mod pending;
 mod publish;
@@ -37,7 +38,7 @@ use bytes::BytesMut;
 use flotte_mqtt::codec::Decoder;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::topic::Mountpoint;
-use flotte_mqtt::{QoS, Version};
+use flotte_mqtt::{PacketType, QoS, Version};
 use futures::future::{FutureExt, LocalBoxFuture};
 use tracing::{Span, debug};
 
@@ -230,10 +231,23 @@ impl Connection {
         !(self.full.is_some()
             || self.is_held()
             || self.waiting.is_long()
+            || self.is_behind_publishes()
             || self.requests.as_ref().is_some_and(|all| all.is_full())
             || self.unleased_since.is_set()
             || self.blocked && self.session.output().lock().is_overfull()
             || self.session.inbound().lock().is_full())
+    }
+
+    /// Whether the next packet has to wait for publishes before it: a subscription is not for them, and the answer to a
+    /// PINGREQ says that they are done.
+    fn is_behind_publishes(&self) -> bool {
+        const WAIT: [PacketType; 3] = [
+            PacketType::Subscribe,
+            PacketType::Unsubscribe,
+            PacketType::PingReq,
+        ];
+        let waits = |first: &u8| WAIT.iter().any(|kind| first >> 4 == *kind as u8);
+        !self.waiting.is_empty() && self.partial.first().is_some_and(waits)
     }
 
     fn handle(&mut self, event: Event) -> Result<(), End> {

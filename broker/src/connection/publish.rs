@@ -27,12 +27,41 @@ const WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// A publish behind a retained one of the same connection.
 pub struct Waiting {
-    message: Outgoing,
+    pub(super) message: Outgoing,
     ticket: Option<Ticket>,
     /// Of a retained one: when it is applied on this node. Matched only then: a publish matched earlier could miss both a
     /// new subscription and its replay.
     retain: Option<BoxFuture<'static, Result<(u64, RetainResult), Refused>>>,
     retained: Option<Result<(u64, RetainResult), Refused>>,
+}
+
+/// What becomes of a publish that waited.
+pub(super) enum Settled {
+    Goes,
+    /// Its publisher is told.
+    Refused,
+    /// Whether it is retained is not known.
+    Failed,
+}
+
+impl Waiting {
+    /// What the end of the wait makes of the message.
+    pub(super) fn settle(&mut self, version: Version) -> Settled {
+        match self.retained.take() {
+            None => {}
+            Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => {
+                self.message.retain_index = index;
+            }
+            Some(Ok((_, RetainResult::Quota))) => {
+                counter!("flotte_retained_refused_total", "reason" => "quota").increment(1);
+                if refusal_of_retain(version, self.ticket) == RetainRefusal::Told {
+                    return Settled::Refused;
+                }
+            }
+            Some(Err(_)) => return Settled::Failed,
+        }
+        Settled::Goes
+    }
 }
 
 /// The publishes of a connection that wait behind a retained one; nothing is kept while there are none.
@@ -43,6 +72,10 @@ pub(super) struct WaitingLine(Option<Box<VecDeque<Waiting>>>);
 impl WaitingLine {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |line| line.len())
     }
 
     /// Whether nothing more should be read before some of these are placed.
@@ -71,8 +104,17 @@ impl WaitingLine {
         Poll::Ready(())
     }
 
+    fn retain(&mut self, keep: impl Fn(&Waiting) -> bool) {
+        if let Some(line) = &mut self.0 {
+            line.retain(keep);
+            if line.is_empty() {
+                self.0 = None;
+            }
+        }
+    }
+
     /// The first, if it can be placed.
-    fn pop_placeable(&mut self) -> Option<Waiting> {
+    pub(super) fn pop_placeable(&mut self) -> Option<Waiting> {
         let line = self.0.as_mut()?;
         let first = line.pop_front_if(|first| first.retain.is_none());
         if line.is_empty() {
@@ -236,7 +278,7 @@ impl Connection {
 
     fn retain(&mut self, message: Outgoing, ticket: Option<Ticket>) {
         let message = message.compact();
-        let refusal = self.refusal_of_retain(ticket);
+        let refusal = refusal_of_retain(self.version, ticket);
         let cluster = self.worker.shared.cluster();
         let retain = cluster.retain(retain_command(&message, refusal));
         self.waiting.push(Waiting {
@@ -247,41 +289,26 @@ impl Connection {
         });
     }
 
-    /// What a client hears when its message cannot be retained: only the acknowledgements of 5.0 can say so. Any other such
-    /// message goes to its subscribers as one that is not retained does.
-    fn refusal_of_retain(&self, ticket: Option<Ticket>) -> RetainRefusal {
-        if self.version == Version::V5 && ticket.is_some() {
-            RetainRefusal::Told
-        } else {
-            RetainRefusal::Untold
+    /// Ends the wait of the publishes whose client is gone: they go on without it.
+    pub(super) fn leave_waiting(&mut self, end: &End) {
+        let mut line = std::mem::take(&mut self.waiting);
+        let resumed = matches!(end, End::TakenOver) || !self.session.ends_with_connection();
+        if resumed {
+            // What its client sends again must not be there twice.
+            line.retain(|waiting| waiting.message.qos < QoS::ExactlyOnce);
         }
+        self.worker.place_later(line, self.version);
     }
 
     /// Places those that wait, as far as the first that still has to be retained.
     pub(super) fn place_waiting(&mut self) -> Result<(), End> {
-        while let Some(Waiting {
-            mut message,
-            ticket,
-            retained,
-            ..
-        }) = self.waiting.pop_placeable()
-        {
-            match retained {
-                None => {}
-                Some(Ok((index, RetainResult::Stored | RetainResult::Deleted))) => {
-                    message.retain_index = index
-                }
-                Some(Ok((_, RetainResult::Quota))) => {
-                    counter!("flotte_retained_refused_total", "reason" => "quota").increment(1);
-                    if self.refusal_of_retain(ticket) == RetainRefusal::Told {
-                        self.complete(ticket, ReasonCode::QuotaExceeded);
-                        continue;
-                    }
-                }
+        while let Some(mut waiting) = self.waiting.pop_placeable() {
+            match waiting.settle(self.version) {
+                Settled::Goes => drop(self.place(waiting.message, waiting.ticket)),
+                Settled::Refused => self.complete(waiting.ticket, ReasonCode::QuotaExceeded),
                 // Not acknowledged: the client sends it again, elsewhere perhaps.
-                Some(Err(_)) => return Err(End::SentAway(ReasonCode::UseAnotherServer)),
+                Settled::Failed => return Err(End::SentAway(ReasonCode::UseAnotherServer)),
             }
-            self.place(message, ticket);
         }
         Ok(())
     }
@@ -304,7 +331,7 @@ impl Connection {
                 placing.done();
             }
             None => {
-                let nobody = self.version == Version::V5 && !outcome.matched;
+                let nobody = self.version == Version::V5 && !outcome.matched && !matched.is_own;
                 self.complete(
                     ticket,
                     if nobody {
@@ -322,6 +349,16 @@ impl Connection {
         if let Some(ticket) = ticket {
             self.session.inbound().lock().complete(ticket, reason);
         }
+    }
+}
+
+/// What a client hears when its message cannot be retained: only the acknowledgements of 5.0 can say so. Any other such
+/// message goes to its subscribers as one that is not retained does.
+fn refusal_of_retain(version: Version, ticket: Option<Ticket>) -> RetainRefusal {
+    if version == Version::V5 && ticket.is_some() {
+        RetainRefusal::Told
+    } else {
+        RetainRefusal::Untold
     }
 }
 

@@ -179,6 +179,8 @@ pub struct Worker {
     buffer: RefCell<BytesMut>,
     /// How many connections linger, at most [`LINGERING_MAX`].
     lingering: Cell<usize>,
+    /// How many clients are gone whose publishes wait, at most [`LEAVING_MAX`](super::leaving::LEAVING_MAX).
+    pub(super) leaving: Cell<usize>,
 }
 
 impl Worker {
@@ -292,6 +294,7 @@ async fn run(
         samples: Samples::default(),
         buffer: RefCell::new(BytesMut::new()),
         lingering: Cell::new(0),
+        leaving: Cell::new(0),
     });
     tokio::task::spawn_local(Rc::clone(&worker.wheel).run());
     tokio::task::spawn_local(watch_lease(Rc::clone(&worker)));

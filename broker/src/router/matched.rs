@@ -26,6 +26,8 @@ pub struct Matched {
     pub nodes: SmallVec<[NodeRef; 2]>,
     /// Shared subscriptions.
     pub shares: Vec<MatchedShare>,
+    /// Where nobody else gets it: whether No Local keeps it from its publisher, which has subscribed.
+    pub is_own: bool,
 }
 
 /// A shared subscription that matches. Who gets a message is chosen for each anew.
@@ -62,7 +64,10 @@ type Topics = HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>;
 impl Router {
     /// Who gets a topic that this client publishes.
     pub fn matched(&self, topic: &TopicName, publisher: &ClientId) -> Matched {
-        let mut targets = self.subscriptions.read().targets(topic.as_str(), publisher);
+        let subscriptions = self.subscriptions.read();
+        let mut targets = subscriptions.targets(topic.as_str(), publisher);
+        let is_own = targets.is_empty() && subscriptions.is_own(topic.as_str(), publisher);
+        drop(subscriptions);
         self.keep_allowed(topic, &mut targets);
         let me = self.cluster.node_id();
         let mut destinations = self.cluster.destinations(topic.as_str());
@@ -75,6 +80,7 @@ impl Router {
                 .into_iter()
                 .map(|target| self.matched_share(target))
                 .collect(),
+            is_own,
         }
     }
 

@@ -184,6 +184,15 @@ impl Subscriptions {
         targets
     }
 
+    /// Whether the publisher of a topic has subscribed to it with No Local.
+    pub fn is_own(&self, topic: &str, publisher: &ClientId) -> bool {
+        let mut found = false;
+        self.tree.for_each_match(topic, |entry| {
+            found |= entry.subscribers.iter().any(|s| is_own(s, publisher));
+        });
+        found
+    }
+
     /// The members of a share; none where it has none here, or the filter is no shared one.
     pub fn members(&self, filter: &SubscriptionFilter) -> Option<&Members> {
         let name = filter.share.as_ref()?;
@@ -368,6 +377,7 @@ mod tests {
         };
         subscriptions.insert(&a, &filter("x/1"), no_local, 1);
         assert!(subscriptions.targets("x/1", &a.client).is_empty());
+        assert!(subscriptions.is_own("x/1", &a.client) && !subscriptions.is_own("x", &a.client));
         assert_eq!(names(&subscriptions, "x/1"), ["a"]);
         subscriptions.insert(&a, &filter("x/+"), options(QoS::AtMostOnce), 2);
         let own = subscriptions.targets("x/1", &a.client);

@@ -3,6 +3,7 @@
 pub mod closing;
 pub mod connecting;
 pub mod disorder;
+pub mod exact;
 pub mod field;
 pub mod header;
 pub mod limited;
@@ -14,6 +15,7 @@ pub mod pipelining;
 pub mod properties;
 pub mod publishing;
 pub mod retaining;
+pub mod sequence;
 pub mod sessions;
 pub mod shared;
 pub mod slow;

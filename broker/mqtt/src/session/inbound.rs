@@ -249,11 +249,14 @@ impl Inbound {
     /// PUBREL: the id is free again [MQTT-4.3.3-12]. Returns the reason for the PUBCOMP, which is
     /// sent in any case [MQTT-4.3.3-11].
     pub fn handle_pubrel(&mut self, id: PacketId) -> ReasonCode {
+        let unknown = self.unknown_release();
         let Some(all) = self.begun.get_mut() else {
-            return ReasonCode::PacketIdentifierNotFound;
+            return unknown;
         };
-        let Some(begun) = all.get(&id).copied().filter(|begun| begun.is_settled) else {
-            return ReasonCode::PacketIdentifierNotFound;
+        let begun = match all.get(&id).copied() {
+            None => return unknown,
+            Some(begun) if !begun.is_settled => return ReasonCode::PacketIdentifierNotFound,
+            Some(begun) => begun,
         };
         all.remove(&id);
         if all.is_empty() && all.capacity() > IDLE_CAPACITY {
@@ -263,6 +266,16 @@ impl Inbound {
             self.outstanding -= 1;
         }
         ReasonCode::Success
+    }
+
+    /// What PUBREL of an id that is not begun is answered with. A client that has published on an earlier connection may
+    /// not have had our PUBCOMP: "not an error during recovery" (section 3.7.2.1 of 5.0), so it is told of none.
+    fn unknown_release(&self) -> ReasonCode {
+        if self.connection_first > 0 {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        }
     }
 
     /// The topic of a PUBLISH that carries an alias: sets the alias where there is a topic, and
@@ -499,6 +512,23 @@ mod tests {
             ReasonCode::PacketIdentifierNotFound
         );
         inbound.complete(ticket, OK);
+        assert_eq!(inbound.handle_pubrel(id(1)), OK);
+        inbound.check_invariants();
+    }
+
+    #[test]
+    fn a_pubrel_after_a_lost_pubcomp_is_no_error() {
+        let mut inbound = connected(Version::V5);
+        let (ticket, _) = start(&mut inbound, 1, QoS::ExactlyOnce);
+        inbound.complete(ticket, OK);
+        assert_eq!(acks(&mut inbound), [(1, AckKind::PubRec, OK)]);
+        assert_eq!(inbound.handle_pubrel(id(1)), OK);
+        assert_eq!(
+            inbound.handle_pubrel(id(1)),
+            ReasonCode::PacketIdentifierNotFound
+        );
+        inbound.disconnect();
+        inbound.connect(Version::V5);
         assert_eq!(inbound.handle_pubrel(id(1)), OK);
         inbound.check_invariants();
     }
