@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT_S: u64 = 8;
 /// What one that was accepted, or that sent three bytes, may cost.
 const SILENT_KIB_MAX: u64 = 8;
 /// What one may cost whose server has answered and waits for the rest.
-const ANSWERED_KIB_MAX: u64 = 32;
+const ANSWERED_KIB_MAX: u64 = 16;
 
 fn node(authority: &Authority) -> Launch {
     let path = |name: &str| authority.path(name).display().to_string();
