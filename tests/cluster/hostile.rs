@@ -1,7 +1,10 @@
 //! Bad input: the offender is cut off, everyone else goes on, and memory stays bounded.
 
+mod handshakes;
 mod many;
 mod slow;
+mod tls;
+mod upgrades;
 mod watch;
 
 use std::time::{Duration, Instant};

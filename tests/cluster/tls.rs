@@ -292,51 +292,6 @@ fn who_speaks_something_else_is_closed_without_a_word() {
     });
 }
 
-/// Memory that a half-open handshake may take, with what the test itself costs the node.
-const HALF_OPEN_KIB_MAX: u64 = 24;
-
-#[test]
-fn half_open_handshakes_cost_little_and_end() {
-    const COUNT: usize = 400;
-    block_on(async {
-        let authority = Authority::new();
-        let node = node(&authority).start();
-        let mut there = tls_client(&node, &authority, None).await;
-        let before = node.resident_kib();
-        let mut half_open = Vec::new();
-        for at in 0..COUNT {
-            let mut stream = TcpStream::connect(node.listener("mqtts"))
-                .await
-                .expect("it listens");
-            // Nothing, a piece of a record, or all of a large record but its end.
-            let bytes: &[u8] = match at % 3 {
-                0 => b"",
-                1 => b"\x16\x03\x01",
-                _ => &[
-                    &b"\x16\x03\x01\x20\x00\x01\x00\x1F\xFC\x03\x03"[..],
-                    &[0; 8_000],
-                ]
-                .concat(),
-            };
-            stream.write_all(bytes).await.expect("it is open");
-            half_open.push(stream);
-        }
-        there.fence().await;
-        let other = tls_client(&node, &authority, None).await;
-        other.leave().await;
-        let grown = node.resident_kib().saturating_sub(before);
-        assert!(grown < COUNT as u64 * HALF_OPEN_KIB_MAX, "{grown} KiB");
-        for mut stream in half_open {
-            let mut end = Vec::new();
-            let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut end));
-            read.await
-                .expect("connect timeout")
-                .expect("an orderly end");
-        }
-        there.fence().await;
-    });
-}
-
 #[test]
 fn the_last_words_arrive_though_the_client_still_sends() {
     block_on(async {

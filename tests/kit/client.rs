@@ -147,7 +147,12 @@ impl Client {
     /// As [`Client::send_raw`], where the broker may have hung up already.
     pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note("->", bytes);
-        tokio::time::timeout(self.patience, self.stream.write_all(bytes)).await?
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            // TLS may hold back what the socket did not take at once.
+            self.stream.flush().await
+        };
+        tokio::time::timeout(self.patience, sent).await?
     }
 
     /// Receives the next packet and compares it byte by byte.

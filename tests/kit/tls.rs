@@ -97,6 +97,16 @@ impl Authority {
         self.sign(params)
     }
 
+    /// The same that holds from the begin of one year to that of another.
+    pub fn client_between(&self, name: &str, from_year: i32, to_year: i32) -> Identity {
+        let mut params = CertificateParams::new([format!("{name}.example")]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(from_year, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to_year, 1, 1);
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");

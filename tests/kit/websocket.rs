@@ -118,11 +118,13 @@ impl WebSocket {
 
     /// Asks on an open connection.
     pub async fn ask_over(stream: impl Stream + 'static, request: &Request) -> Self {
+        Self::ask_raw(stream, &request.bytes()).await
+    }
+
+    /// Asks with these bytes, which may be more than a request.
+    pub async fn ask_raw(stream: impl Stream + 'static, request: &[u8]) -> Self {
         let mut stream: Box<dyn Stream> = Box::new(stream);
-        stream
-            .write_all(&request.bytes())
-            .await
-            .expect("it is open");
+        stream.write_all(request).await.expect("it is open");
         let mut buffer = Vec::new();
         let end = loop {
             if let Some(at) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -130,7 +132,8 @@ impl WebSocket {
             }
             let read = tokio::time::timeout(patience(), stream.read_buf(&mut buffer)).await;
             let read = read.expect("an answer in time").expect("an answer");
-            assert!(read > 0, "closed without an answer to {request:?}");
+            let asked = String::from_utf8_lossy(request);
+            assert!(read > 0, "closed without an answer to {asked}");
         };
         let head = String::from_utf8(buffer.drain(..end).collect()).expect("HTTP is text");
         let mut lines = head.lines();

@@ -33,7 +33,8 @@ pub struct Layered {
 
 #[derive(Debug)]
 struct Layers {
-    tls: Option<Session>,
+    /// Boxed: where there is only WebSocket it shall cost no more than a pointer.
+    tls: Option<Box<Session>>,
     ws: Option<WebSocket>,
     /// Ready for the socket, which took no more; without capacity while there is nothing. Bounded by [`SEAL_BYTES`] of
     /// data, and by what the layers answer by themselves.
@@ -50,7 +51,7 @@ impl Layered {
         Layered {
             stream,
             layers: Mutex::new(Layers {
-                tls,
+                tls: tls.map(Box::new),
                 ws,
                 sealed: BytesMut::new(),
                 ended: None,
@@ -159,7 +160,7 @@ impl Layered {
     /// Whether every layer takes data.
     pub fn is_open(&self) -> bool {
         let layers = self.layers.lock();
-        layers.tls.as_ref().is_none_or(Session::is_open)
+        layers.tls.as_ref().is_none_or(|tls| tls.is_open())
             && layers.ws.as_ref().is_none_or(WebSocket::is_open)
     }
 
@@ -185,7 +186,11 @@ impl Layered {
 
     /// Whether TLS, where there is any, takes data.
     pub fn is_secured(&self) -> bool {
-        self.layers.lock().tls.as_ref().is_none_or(Session::is_open)
+        self.layers
+            .lock()
+            .tls
+            .as_ref()
+            .is_none_or(|tls| tls.is_open())
     }
 
     /// The socket below.
@@ -281,5 +286,16 @@ impl Layers {
         }
         self.sealed = BytesMut::new();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_idle_websocket_costs_above_its_socket_is_small() {
+        let bytes = size_of::<Layered>() - size_of::<Stream>();
+        assert!(bytes <= 96, "{bytes}");
     }
 }

@@ -12,6 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use crate::client::{Client, Flushed};
+use crate::link::Transport;
 use crate::plan::Plan;
 use crate::tally::{Receipt, Tally};
 use crate::wire::{self, Packet, QoS, Stamp};
@@ -62,7 +63,7 @@ impl Crowd {
     /// decide which thread of the broker serves whom.
     pub fn connect(
         plan: Plan,
-        addr: SocketAddr,
+        (addr, transport): (SocketAddr, &Transport),
         qos: QoS,
         payload_bytes: usize,
     ) -> anyhow::Result<Self> {
@@ -85,7 +86,7 @@ impl Crowd {
         let mut order: Vec<u32> = (0..crowd.plan.connections()).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(1));
         for number in order {
-            crowd.open(addr, number)?;
+            crowd.open(addr, transport, number)?;
             while crowd.peers.len() - crowd.ready >= HANDSHAKES_MAX {
                 crowd.turn_of_setup()?;
             }
@@ -174,7 +175,7 @@ impl Crowd {
     }
 
     /// Subscribers have the first numbers, publishers the rest.
-    fn open(&mut self, addr: SocketAddr, number: u32) -> anyhow::Result<()> {
+    fn open(&mut self, addr: SocketAddr, transport: &Transport, number: u32) -> anyhow::Result<()> {
         let index = self.peers.len();
         let role = match number.checked_sub(self.plan.subscribers()) {
             None => Role::Subscriber {
@@ -189,7 +190,7 @@ impl Crowd {
                 }
             }
         };
-        let mut client = Client::connect(addr, number)?;
+        let mut client = Client::connect(addr, number, transport)?;
         wire::write_connect(&mut client.output, &format!("load-{number}"));
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&self.epoll, &client.stream, data, epoll::EventFlags::IN)?;
@@ -248,7 +249,8 @@ impl Crowd {
         self.buffer = buffer;
         let client = &mut self.peers[index].client;
         client.partial = partial;
-        if !had_output && !client.output.is_empty() {
+        // Layers may have something to say by themselves.
+        if !had_output && !client.output.is_empty() || !client.link.is_plain() {
             self.dirty.push(index);
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::crowd::{Crowd, nanos};
+use crate::link::Transport;
 use crate::plan::Plan;
 use crate::process;
 use crate::report::{Report, Snapshot};
@@ -17,6 +18,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 pub struct Settings {
     pub addr: SocketAddr,
+    pub transport: Transport,
     /// The broker's process, where it is known.
     pub pid: Option<u32>,
     pub qos: QoS,
@@ -79,8 +81,9 @@ impl Engine {
         let mut report = Report::new(settings.qos);
         report.connections = plan.connections();
         report.resident_kib_before = settings.resident_kib()?;
-        let (addr, qos, bytes) = (settings.addr, settings.qos, settings.payload_bytes);
-        let crowd = Crowd::connect(plan, addr, qos, bytes)?;
+        let (qos, bytes) = (settings.qos, settings.payload_bytes);
+        let target = (settings.addr, &settings.transport);
+        let crowd = Crowd::connect(plan, target, qos, bytes)?;
         report.setup_s = crowd.now().as_secs_f64();
         report.resident_kib_connected = settings.resident_kib()?;
         Ok(Self {

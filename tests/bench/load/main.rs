@@ -5,9 +5,12 @@
 //! never starts a broker and never judges one: `tests/bench/run` does.
 
 mod bits;
+mod certificates;
 mod client;
+mod connects;
 mod crowd;
 mod engine;
+mod link;
 mod plan;
 mod process;
 mod report;
@@ -15,12 +18,16 @@ mod tally;
 mod wire;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
+use crate::connects::Rate;
 use crate::engine::{Course, Engine, Pace, Rhythm, Settings};
+use crate::link::{Transport, Versions};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::wire::QoS;
@@ -31,7 +38,7 @@ use crate::wire::QoS;
 #[command(name = "flotte-load", version)]
 struct Cli {
     #[command(subcommand)]
-    shape: Shape,
+    task: Task,
 }
 
 #[derive(Subcommand)]
@@ -74,6 +81,54 @@ enum Shape {
     },
 }
 
+/// What may be asked for.
+#[derive(Subcommand)]
+enum Task {
+    #[command(flatten)]
+    Load(Shape),
+    /// Connections one after the other, each up to its CONNACK, in parallel lanes: how many a second, at what cost.
+    Connect(Connecting),
+    /// Writes an authority and a certificate for localhost: ca.pem, server.pem, server.key.
+    Certificates { dir: PathBuf },
+}
+
+#[derive(Args)]
+struct Connecting {
+    /// Address of the broker.
+    #[arg(long)]
+    addr: SocketAddr,
+    /// Process whose CPU time is read; without it that is null.
+    #[arg(long)]
+    pid: Option<u32>,
+    #[command(flatten)]
+    over: Over,
+    /// Resume TLS sessions.
+    #[arg(long, requires = "tls")]
+    resume: bool,
+    /// Offer TLS 1.2 only.
+    #[arg(long, requires = "tls")]
+    tls12: bool,
+    /// Connections at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    lanes: u8,
+    /// Seconds before anything is counted.
+    #[arg(long, default_value_t = 0.5)]
+    warmup_s: f64,
+    /// Seconds that are counted.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+#[derive(Args)]
+struct Over {
+    /// Connect with TLS; the file holds the authority to trust. The broker has to be "localhost" in its certificate.
+    #[arg(long, value_name = "CA_FILE")]
+    tls: Option<PathBuf>,
+    /// Connect with WebSocket, path /mqtt.
+    #[arg(long)]
+    ws: bool,
+}
+
 #[derive(Args)]
 struct Target {
     /// Address of the broker.
@@ -82,6 +137,8 @@ struct Target {
     /// Process whose CPU time and memory are read; without it these are null.
     #[arg(long)]
     pid: Option<u32>,
+    #[command(flatten)]
+    over: Over,
     #[arg(long, default_value = "0")]
     qos: QoS,
     /// Bytes of payload, at least 24.
@@ -120,11 +177,21 @@ struct Common {
 }
 
 fn main() -> anyhow::Result<()> {
-    let reports = run(Cli::parse().shape)?;
-    println!("{}", serde_json::to_string(&reports)?);
+    let shape = match Cli::parse().task {
+        Task::Load(shape) => shape,
+        Task::Connect(connecting) => return print(&[connecting.run()?]),
+        Task::Certificates { dir } => return certificates::write(&dir),
+    };
+    let reports = run(shape)?;
+    print(&reports)?;
     if !reports.iter().all(Report::is_whole) {
         std::process::exit(1);
     }
+    Ok(())
+}
+
+fn print<T: Serialize>(reports: &[T]) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(reports)?);
     Ok(())
 }
 
@@ -183,13 +250,35 @@ fn run(shape: Shape) -> anyhow::Result<Vec<Report>> {
     engine::alternate(engines, pace, common.course()?)
 }
 
+impl Connecting {
+    fn run(&self) -> anyhow::Result<Rate> {
+        let Over { tls, ws } = &self.over;
+        let versions = if self.tls12 {
+            Versions::Tls12
+        } else {
+            Versions::All
+        };
+        let lane = |_| Transport::new(tls.as_deref(), *ws, versions, self.resume);
+        let lanes = (0..self.lanes).map(lane);
+        let course = connects::Course {
+            addr: self.addr,
+            pid: self.pid,
+            warmup: seconds("--warmup-s", self.warmup_s)?,
+            length: seconds("--seconds", self.seconds)?,
+        };
+        course.run(&lanes.collect::<anyhow::Result<Vec<_>>>()?)
+    }
+}
+
 impl Target {
     fn settings(&self, addr: SocketAddr, pid: Option<u32>) -> anyhow::Result<Settings> {
         let least = wire::PAYLOAD_BYTES_MIN;
         ensure!(self.payload >= least, "--payload: at least {least}");
         let drain = seconds("--drain-s", self.drain_s)?;
+        let Over { tls, ws } = &self.over;
         Ok(Settings {
             addr,
+            transport: Transport::new(tls.as_deref(), *ws, Versions::All, false)?,
             pid,
             qos: self.qos,
             payload_bytes: self.payload,

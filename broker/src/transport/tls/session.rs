@@ -39,7 +39,7 @@ pub enum SessionError {
 /// A session of either side.
 #[derive(Debug)]
 pub struct Session {
-    connection: Box<Side>,
+    connection: Side,
     /// Received and not complete; without capacity while there is nothing.
     incoming: Vec<u8>,
     state: State,
@@ -91,7 +91,7 @@ impl Session {
 
     fn new(connection: Side, state: State, identity: Identity) -> Session {
         Session {
-            connection: Box::new(connection),
+            connection,
             incoming: Vec::new(),
             state,
             identity,
@@ -110,7 +110,7 @@ impl Session {
 
     /// Who the certificate of the client names, where it showed one.
     pub fn peer(&self) -> Option<Box<str>> {
-        let chain = match &*self.connection {
+        let chain = match &self.connection {
             Side::Server(connection) => connection.peer_certificates(),
             Side::Client(_) => None,
         };
@@ -188,7 +188,7 @@ impl Session {
         let mut taken = 0;
         loop {
             let rest = &mut received[taken..];
-            let (discard, step) = match &mut *self.connection {
+            let (discard, step) = match &mut self.connection {
                 Side::Server(side) => step(side.process_tls_records(rest), out, data),
                 Side::Client(side) => step(side.process_tls_records(rest), out, data),
             };
@@ -218,7 +218,7 @@ impl Session {
     /// After an error: what the peer is told. It is the first that is asked for, and nothing else may be.
     fn put_alert(&mut self, rest: &mut [u8], out: &mut BytesMut) {
         self.state = State::Failed;
-        let (_, _) = match &mut *self.connection {
+        let (_, _) = match &mut self.connection {
             Side::Server(side) => step(side.process_tls_records(rest), out, &mut |_| ()),
             Side::Client(side) => step(side.process_tls_records(rest), out, &mut |_| ()),
         };
@@ -236,7 +236,7 @@ impl Session {
         loop {
             // Empty, or the head of a record: nothing can be read from it.
             let incoming = &mut self.incoming[..];
-            let step = match &mut *self.connection {
+            let step = match &mut self.connection {
                 Side::Server(side) => write_step(side.process_tls_records(incoming), out, write),
                 Side::Client(side) => write_step(side.process_tls_records(incoming), out, write),
             };

@@ -17,6 +17,8 @@ const MASKED: u8 = 0x80;
 /// Two bytes, the longest length, the mask.
 const HEAD_BYTES_MAX: usize = 14;
 
+type Head = [u8; HEAD_BYTES_MAX];
+
 /// Who reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -76,18 +78,25 @@ const fn protocol_error(why: &'static str) -> Closed {
 #[derive(Debug)]
 pub struct Decoder {
     side: Side,
-    /// The largest frame.
-    frame_bytes_max: u64,
-    /// The head of the frame that comes; complete when `body` is there.
-    head: [u8; HEAD_BYTES_MAX],
-    head_len: u8,
-    body: Option<Body>,
-    /// Payload of a control frame that is not all there; at most [`CONTROL_BYTES_MAX`].
-    control: Vec<u8>,
     /// A message has begun and not ended: only its continuation may follow.
     in_message: bool,
     /// One after the other, at most [`EMPTY_FRAMES_MAX`].
     empty_frames: u16,
+    /// The largest frame.
+    frame_bytes_max: u64,
+    /// What there is of a frame that is not all there; none between frames, which is where the idle are.
+    begun: Option<Box<Frame>>,
+}
+
+/// A frame, as far as it has come.
+#[derive(Debug, Default)]
+struct Frame {
+    /// Complete when `body` is there.
+    head: Head,
+    head_len: u8,
+    body: Option<Body>,
+    /// Payload of a control frame; at most [`CONTROL_BYTES_MAX`].
+    control: Vec<u8>,
 }
 
 /// The payload of a frame, as it comes.
@@ -106,14 +115,16 @@ impl Decoder {
     pub fn new(side: Side, frame_bytes_max: u64) -> Decoder {
         Decoder {
             side,
-            frame_bytes_max,
-            head: [0; HEAD_BYTES_MAX],
-            head_len: 0,
-            body: None,
-            control: Vec::new(),
             in_message: false,
             empty_frames: 0,
+            frame_bytes_max,
+            begun: None,
         }
+    }
+
+    /// Who reads.
+    pub fn side(&self) -> Side {
+        self.side
     }
 
     /// Takes all of `input`: data goes to `data`, what has to be answered to `answers`, as frames. `unwritten` is how many
@@ -125,25 +136,34 @@ impl Decoder {
         answers: &mut BytesMut,
         unwritten: usize,
     ) -> Result<(), Closed> {
+        let mut frame = self
+            .begun
+            .take()
+            .map_or_else(Frame::default, |begun| *begun);
         let closed = loop {
-            let body = match self.body.take() {
+            let body = match frame.body.take() {
                 Some(body) => body,
-                None => match self.read_head(&mut input) {
+                None => match self.read_head(&mut frame, &mut input) {
                     Ok(Some(body)) => body,
-                    Ok(None) => return Ok(()),
-                    Err(closed) => break closed,
+                    Ok(None) => break None,
+                    Err(closed) => break Some(closed),
                 },
             };
-            self.read_body(body, &mut input, data);
-            if self.body.is_some() {
+            frame.read_body(body, &mut input, data);
+            if frame.body.is_some() {
                 // [MQTT-6.0.0-2]: what there is of a packet is passed on, however it is cut.
-                return Ok(());
+                break None;
             }
             if body.opcode.is_control()
-                && let Err(closed) = self.handle_control(body.opcode, answers, unwritten)
+                && let Err(closed) =
+                    self.handle_control(body.opcode, &mut frame, answers, unwritten)
             {
-                break closed;
+                break Some(closed);
             }
+        };
+        let Some(closed) = closed else {
+            self.begun = frame.has_begun().then(|| Box::new(frame));
+            return Ok(());
         };
         if let Closed::Refused { code, .. } = closed {
             put_close(answers, self.side, code);
@@ -151,21 +171,21 @@ impl Decoder {
         Err(closed)
     }
 
-    /// The frame that begins, once its head is complete.
-    fn read_head(&mut self, input: &mut &[u8]) -> Result<Option<Body>, Closed> {
+    /// Takes the head of `frame`; gives its body once the head is complete.
+    fn read_head(&mut self, frame: &mut Frame, input: &mut &[u8]) -> Result<Option<Body>, Closed> {
         while let Some((byte, rest)) = input.split_first() {
-            let at = usize::from(self.head_len);
-            self.head[at] = *byte;
-            self.head_len += 1;
+            let at = usize::from(frame.head_len);
+            frame.head[at] = *byte;
+            frame.head_len += 1;
             *input = rest;
             match at {
                 0 => self.check_first(*byte)?,
-                1 => self.check_second(*byte)?,
+                1 => self.check_second(&frame.head)?,
                 _ => {}
             }
-            if at > 0 && usize::from(self.head_len) == self.head_size() {
-                self.head_len = 0;
-                return self.begin().map(Some);
+            if at > 0 && usize::from(frame.head_len) == self.head_size(&frame.head) {
+                frame.head_len = 0;
+                return self.begin(&frame.head).map(Some);
             }
         }
         Ok(None)
@@ -195,13 +215,13 @@ impl Decoder {
         }
     }
 
-    fn check_second(&mut self, byte: u8) -> Result<(), Closed> {
+    fn check_second(&self, &[first, byte, ..]: &Head) -> Result<(), Closed> {
         match (self.side, byte & MASKED != 0) {
             (Side::Server, false) => return Err(protocol_error("a frame without a mask")),
             (Side::Client, true) => return Err(protocol_error("a frame with a mask")),
             _ => {}
         }
-        let is_control = self.head[0] & 8 != 0;
+        let is_control = first & 8 != 0;
         if is_control && u64::from(byte & !MASKED) > CONTROL_BYTES_MAX {
             return Err(protocol_error("a control frame that is too long"));
         }
@@ -209,8 +229,8 @@ impl Decoder {
     }
 
     /// How long the head will be; its second byte is there.
-    fn head_size(&self) -> usize {
-        let length = match self.head[1] & !MASKED {
+    fn head_size(&self, head: &Head) -> usize {
+        let length = match head[1] & !MASKED {
             126 => 2,
             127 => 8,
             _ => 0,
@@ -219,8 +239,7 @@ impl Decoder {
         2 + length + mask
     }
 
-    fn begin(&mut self) -> Result<Body, Closed> {
-        let head = &self.head;
+    fn begin(&mut self, head: &Head) -> Result<Body, Closed> {
         let [_, second, a, b, c, d, e, f, g, h, ..] = *head;
         let (left, shortest, mask_at) = match second & !MASKED {
             126 => (u64::from(u16::from_be_bytes([a, b])), 126, 4),
@@ -259,6 +278,37 @@ impl Decoder {
         })
     }
 
+    /// What a complete control frame asks for.
+    fn handle_control(
+        &self,
+        opcode: Opcode,
+        frame: &mut Frame,
+        answers: &mut BytesMut,
+        unwritten: usize,
+    ) -> Result<(), Closed> {
+        let payload = std::mem::take(&mut frame.control);
+        match opcode {
+            Opcode::Ping if unwritten + answers.len() < ANSWER_BYTES_MAX => {
+                put_frame(answers, self.side, Opcode::Pong, &payload);
+                Ok(())
+            }
+            Opcode::Close => {
+                match close_code(&payload)? {
+                    Some(code) => put_close(answers, self.side, code),
+                    None => put_frame(answers, self.side, Opcode::Close, &[]),
+                }
+                Err(Closed::ByPeer)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Frame {
+    fn has_begun(&self) -> bool {
+        self.head_len > 0 || self.body.is_some()
+    }
+
     /// Takes what there is of a payload; what is not there yet stays in `body`.
     fn read_body(&mut self, mut body: Body, input: &mut &[u8], data: &mut BytesMut) {
         let take = usize::try_from(body.left).map_or(input.len(), |left| left.min(input.len()));
@@ -275,30 +325,6 @@ impl Decoder {
             unmask(&mut data[start..], &mut body);
         }
         self.body = (body.left > 0).then_some(body);
-    }
-
-    /// What a complete control frame asks for.
-    fn handle_control(
-        &mut self,
-        opcode: Opcode,
-        answers: &mut BytesMut,
-        unwritten: usize,
-    ) -> Result<(), Closed> {
-        let payload = std::mem::take(&mut self.control);
-        match opcode {
-            Opcode::Ping if unwritten + answers.len() < ANSWER_BYTES_MAX => {
-                put_frame(answers, self.side, Opcode::Pong, &payload);
-                Ok(())
-            }
-            Opcode::Close => {
-                match close_code(&payload)? {
-                    Some(code) => put_close(answers, self.side, code),
-                    None => put_frame(answers, self.side, Opcode::Close, &[]),
-                }
-                Err(Closed::ByPeer)
-            }
-            _ => Ok(()),
-        }
     }
 }
 

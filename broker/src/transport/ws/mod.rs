@@ -27,16 +27,15 @@ pub struct Rules {
 }
 
 impl Rules {
-    fn decoder(&self, side: Side) -> Decoder {
+    fn decoder(&self) -> Decoder {
         let most = (self.packet_bytes_max + FRAME_BYTES_OVER).max(FRAME_BYTES_MIN);
-        Decoder::new(side, most)
+        Decoder::new(Side::Server, most)
     }
 }
 
 /// A connection that is, or becomes, a WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    side: Side,
     state: State,
 }
 
@@ -67,21 +66,14 @@ impl WebSocket {
     /// One that a client is to ask for.
     pub fn server(rules: Rules) -> WebSocket {
         let state = State::Asked(Box::new((Request::default(), rules)));
-        WebSocket {
-            side: Side::Server,
-            state,
-        }
+        WebSocket { state }
     }
 
     /// One that a client asks for, and the request.
     pub fn client(host: &str) -> (WebSocket, String) {
         let (handshake, request) = Handshake::new(host);
         let state = State::Asking(Box::new(handshake));
-        let socket = WebSocket {
-            side: Side::Client,
-            state,
-        };
-        (socket, request)
+        (WebSocket { state }, request)
     }
 
     /// Whether frames can be sent.
@@ -128,7 +120,7 @@ impl WebSocket {
                     Answer::Partial => return Ok(None),
                     Answer::Accepted { response, rest } => {
                         answers.extend_from_slice(response.as_bytes());
-                        (rest, rules.decoder(self.side))
+                        (rest, rules.decoder())
                     }
                     Answer::Refused { response } => {
                         answers.extend_from_slice(response.as_bytes());
@@ -138,7 +130,7 @@ impl WebSocket {
             }
             State::Asking(handshake) => match handshake.take(input).map_err(Ended::NotAccepted)? {
                 None => return Ok(None),
-                Some(rest) => (rest, Decoder::new(self.side, u64::MAX)),
+                Some(rest) => (rest, Decoder::new(Side::Client, u64::MAX)),
             },
             State::Open(_) | State::Closed => return Ok(None),
         };
@@ -146,15 +138,17 @@ impl WebSocket {
         Ok(Some(rest))
     }
 
-    /// Appends `data` as one frame.
+    /// Appends `data` as one frame, where frames can be sent.
     pub fn encode(&self, data: &[u8], out: &mut BytesMut) {
-        put_frame(out, self.side, Opcode::Binary, data);
+        if let State::Open(decoder) = &self.state {
+            put_frame(out, decoder.side(), Opcode::Binary, data);
+        }
     }
 
     /// Appends the last word, where none was said.
     pub fn close(&mut self, out: &mut BytesMut) {
-        if self.is_open() {
-            put_close(out, self.side, 1000);
+        if let State::Open(decoder) = &self.state {
+            put_close(out, decoder.side(), 1000);
             self.state = State::Closed;
         }
     }

@@ -89,6 +89,11 @@ impl Offer {
         if request.version != Some(1) || !headers.has_one("host") {
             return Err(refuse("400 Bad Request", ""));
         }
+        // What follows the head would be a body for some on the way, and frames for us.
+        let is_length_0 = headers.all("content-length").all(|length| length == "0");
+        if !is_length_0 || headers.all("transfer-encoding").next().is_some() {
+            return Err(refuse("400 Bad Request", ""));
+        }
         if !headers.has_word("upgrade", "websocket") {
             return Err(refuse("426 Upgrade Required", "Upgrade: websocket\r\n"));
         }
@@ -106,14 +111,11 @@ impl Offer {
         {
             return Err(refuse("400 Bad Request", ""));
         }
-        let origin = headers.one("origin");
-        if let Some(origin) = origin
-            && !rules.origins.is_empty()
-            && !rules
-                .origins
-                .iter()
-                .any(|one| one.eq_ignore_ascii_case(origin))
-        {
+        let is_listed = |origin: &str| {
+            let mut listed = rules.origins.iter();
+            rules.origins.is_empty() || listed.any(|one| one.eq_ignore_ascii_case(origin))
+        };
+        if !headers.all("origin").all(is_listed) {
             return Err(refuse("403 Forbidden", ""));
         }
         // [MQTT-6.0.0-4]
@@ -160,12 +162,13 @@ fn refuse(status: &str, headers: &str) -> Answer {
 struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
+    /// The values of all headers of this name; what is not UTF-8 is nothing that is looked for.
     fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let named = self
             .0
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name));
-        named.filter_map(|header| std::str::from_utf8(header.value).ok().map(str::trim))
+        named.map(|header| std::str::from_utf8(header.value).map_or("\u{FFFD}", str::trim))
     }
 
     /// The value of a header that may stand there once.
@@ -250,6 +253,11 @@ mod tests {
             ("Protocol: mqtt\r\n", "Protocol: MQTT\r\n", "400"),
             ("Protocol: mqtt\r\n", "Protocol: mqttv3.1\r\n", "101"),
             ("Protocol: mqtt\r\n", "Protocol: chat\r\n", "400"),
+            ("\r\nHost", "\r\nHost: other\r\nHost", "400"),
+            ("\r\nHost", "\r\nX: folded\r\n line\r\nHost", "400"),
+            ("\r\nHost", "\r\nContent-Length: 0\r\nHost", "101"),
+            ("\r\nHost", "\r\nContent-Length: 1\r\nHost", "400"),
+            ("\r\nHost", "\r\nTransfer-Encoding: chunked\r\nHost", "400"),
             (
                 "GET /mqtt HTTP/1.1\r\n",
                 "GET /mqtt HTTP/1.1\r\nno header\r\n",
@@ -301,6 +309,8 @@ mod tests {
         assert_eq!(status(&ask(REQUEST)), "101");
         let bad = REQUEST.replace("good.example", "good.example.evil.example");
         assert_eq!(status(&ask(&bad)), "403");
+        let both = "\r\nOrigin: https://evil.example\r\nOrigin";
+        assert_eq!(status(&ask(&REQUEST.replace("\r\nOrigin", both))), "403");
         let none = REQUEST.replace("Origin: https://good.example\r\n", "");
         assert_eq!(status(&ask(&none)), "101", "no browser");
     }
