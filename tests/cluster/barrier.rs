@@ -272,6 +272,64 @@ fn wait_is_up(netns: &Netns, observer: u8, node: u8) -> bool {
     true
 }
 
+/// Two followers cannot reach each other, though both reach the leader: one of them goes, so that nobody waits for ever, and
+/// comes back when they do.
+#[test]
+fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    block_on(async {
+        let netns = Netns::new(3);
+        let cluster = start_in_namespaces(&netns);
+        let leader = leader_inside(&netns);
+        let [one, other] = match leader {
+            1 => [2, 3],
+            2 => [1, 3],
+            _ => [1, 2],
+        };
+        let topic = fresh("cut");
+        let mut subscribers = Vec::new();
+        for number in [one, other] {
+            let mut subscriber = cluster.client(usize::from(number - 1), Version::V5).await;
+            subscriber.subscribe(&topic, 1).await;
+            subscribers.push(subscriber);
+        }
+        netns.cut(one, other);
+        let state = |number: u8| {
+            let status = netns.inside(leader, || {
+                admin::json(([127, 0, 0, 1], ADMIN).into(), "/api/v1/status")
+            })?;
+            let nodes = status["nodes"].as_array()?.clone();
+            let name = format!("n{number}");
+            let node = nodes.iter().find(|entry| entry["name"] == *name)?;
+            node["state"].as_str().map(str::to_owned)
+        };
+        let gone = until_blocking(Duration::from_secs(30), "one of them is down", || {
+            let mut both = [one, other].into_iter();
+            both.find(|number| state(*number).as_deref() == Some("down"))
+        });
+        let stays = one + other - gone;
+        let reasons = netns.inside(gone, || {
+            admin::get(([127, 0, 0, 1], ADMIN).into(), "/readyz")
+        });
+        assert!(reasons.is_some_and(|(code, _)| code == 503));
+        let address = cluster.mqtt(usize::from(stays - 1));
+        let mut publisher = crate::common::Stubborn::connect(address, Version::V5).await;
+        publisher.publish(&topic, 1).await;
+        let place = usize::from(stays == other);
+        crate::common::take(&mut subscribers[place], 1).await;
+        let waits = netns.inside(gone, || {
+            admin::get(([127, 0, 0, 1], ADMIN).into(), "/readyz")
+        });
+        let (code, why) = waits.expect("it answers");
+        assert!(code == 503 && why.contains("did not reach"), "{code} {why}");
+        netns.heal(one);
+        assert!(wait_is_up(&netns, leader, gone));
+        drop(cluster);
+    });
+}
+
 /// Resuming late: a node that was Down does not hold back later SUBACKs.
 #[test]
 fn suback_is_prompt_once_the_paused_node_is_down() {

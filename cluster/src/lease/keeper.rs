@@ -8,11 +8,13 @@
 //!               v    |   T without an answer              Down applied
 //!   Up ------> watched ---------------------> condemned ---------------> (gone)
 //!               |  applied stays below what it was answered T ago, or it is expelled: unanswered from then on
+//!               |  or, of two nodes that do not reach each other for T, it is the one to go: the same
 //!               +-----------> shunned ------ T later --^
 //! ```
 
 use std::collections::BTreeMap;
 
+use super::cuts::Cuts;
 use crate::id::{NodeId, NodeRef};
 
 /// Times of the lease, in ns.
@@ -31,6 +33,8 @@ pub struct Renewal<T> {
     pub node: NodeRef,
     /// Meta index it has applied.
     pub applied: u64,
+    /// Nodes that it does not reach.
+    pub unreachable: Vec<NodeId>,
     /// How to answer.
     pub ticket: T,
 }
@@ -66,6 +70,7 @@ pub struct Keeper<T> {
     reading: Option<Vec<Renewal<T>>>,
     answers: Vec<(T, Answer)>,
     last_tick_ns: u64,
+    cuts: Cuts,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,8 @@ struct Watch {
     condemned: bool,
     /// It is to go, whether it renews or not.
     expelled: bool,
+    /// So that two nodes that do not reach each other are not both there.
+    cut: bool,
 }
 
 impl<T> Keeper<T> {
@@ -94,6 +101,7 @@ impl<T> Keeper<T> {
             reading: None,
             answers: Vec::new(),
             last_tick_ns: 0,
+            cuts: Cuts::default(),
         }
     }
 
@@ -101,6 +109,7 @@ impl<T> Keeper<T> {
     pub fn handle_leadership(&mut self, leading: bool, now_ns: u64) {
         self.leading = leading;
         self.last_tick_ns = now_ns;
+        self.cuts.clear();
         for watch in self.watched.values_mut() {
             *watch = Watch {
                 expelled: watch.expelled,
@@ -133,6 +142,7 @@ impl<T> Keeper<T> {
                 incarnation: watch.incarnation,
             })
         });
+        self.cuts.retain(|node| up.iter().any(|up| up.node == node));
         for node in up {
             self.watched
                 .entry(node.node)
@@ -166,7 +176,9 @@ impl<T> Keeper<T> {
             return;
         };
         for renewal in &renewals {
-            if let Some(watch) = self.watched.get_mut(&renewal.node.node) {
+            let node = renewal.node.node;
+            self.cuts.handle_report(node, &renewal.unreachable, now_ns);
+            if let Some(watch) = self.watched.get_mut(&node) {
                 watch.applied = watch.applied.max(renewal.applied);
                 watch.settle();
             }
@@ -187,7 +199,10 @@ impl<T> Keeper<T> {
                 (None, _) => Answer::NotLeader,
                 // Nothing more is answered: its lease runs out before it is declared Down.
                 (Some(_), Some(watch))
-                    if watch.condemned || watch.expelled || watch.shunned(timing, now_ns) =>
+                    if watch.condemned
+                        || watch.expelled
+                        || watch.cut
+                        || watch.shunned(timing, now_ns) =>
                 {
                     Answer::NotLeader
                 }
@@ -210,6 +225,10 @@ impl<T> Keeper<T> {
         if !self.leading {
             return Vec::new();
         }
+        if stalled {
+            self.cuts.clear();
+        }
+        self.cut_off_one(now_ns);
         let mut down = Vec::new();
         for (node, watch) in &mut self.watched {
             if stalled && !watch.condemned {
@@ -233,6 +252,22 @@ impl<T> Keeper<T> {
         std::mem::take(&mut self.answers)
     }
 
+    /// Where two nodes do not reach each other, one has to go; one at a time, as that may mend more than one link.
+    fn cut_off_one(&mut self, now_ns: u64) {
+        if self.watched.values().any(|watch| watch.cut) {
+            return;
+        }
+        let victim = self.cuts.victim(self.me, self.timing.down_after_ns, now_ns);
+        if let Some(watch) = victim.and_then(|victim| self.watched.get_mut(&victim)) {
+            watch.cut = true;
+        }
+    }
+
+    /// Whether a node goes, or went, because a link of its is cut.
+    pub fn is_cut(&self, node: NodeId) -> bool {
+        self.watched.get(&node).is_some_and(|watch| watch.cut)
+    }
+
     fn known(&mut self, node: NodeRef) -> Option<&mut Watch> {
         self.watched
             .get_mut(&node.node)
@@ -249,6 +284,7 @@ impl Watch {
             owes: None,
             condemned: false,
             expelled: false,
+            cut: false,
         }
     }
 
@@ -303,6 +339,7 @@ mod tests {
         keeper.handle_renewal(Renewal {
             node,
             applied,
+            unreachable: Vec::new(),
             ticket,
         });
     }

@@ -1,6 +1,7 @@
 //! Who may serve: the lease of a node, how it is renewed, and how the meta leader decides that a node is Down.
 
 mod clock;
+mod cuts;
 mod keeper;
 mod renewer;
 

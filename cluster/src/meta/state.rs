@@ -195,6 +195,7 @@ impl MetaState {
                 if let Some(member) = self.members.get_mut(&from.node) {
                     member.incarnation = from.incarnation;
                     member.up = true;
+                    member.cut = false;
                     (member.name, member.advertise) = (up.name, up.advertise);
                 }
                 Ok(done)
@@ -212,6 +213,9 @@ impl MetaState {
                 };
                 if valid && self.is_up(node) {
                     self.close_member(node, effects);
+                    if let Some(member) = self.members.get_mut(&node.node) {
+                        member.cut = down.cut;
+                    }
                 }
                 Ok(done)
             }

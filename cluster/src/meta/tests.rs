@@ -276,6 +276,7 @@ fn down(node: NodeRef) -> Command {
         node_id: node.node.0,
         incarnation: node.incarnation,
         term: TERM,
+        cut: false,
     })
 }
 
@@ -287,6 +288,7 @@ fn down_that_the_leader_of_another_term_decided_is_void() {
             node_id: 2,
             incarnation: 1,
             term,
+            cut: false,
         };
         rig.run(node(1, 1), Command::Down(late));
         assert!(
@@ -306,6 +308,7 @@ fn only_the_node_itself_leaves_without_a_leaders_decision() {
             node_id,
             incarnation: 1,
             term: 0,
+            cut: false,
         })
     };
     rig.run(node(1, 1), leave(2));

@@ -47,12 +47,17 @@ impl Node {
         if !proposed.insert((life.me, condemned)) {
             return;
         }
-        let Condemned { node, term } = condemned;
-        warn!(%node, "no sign of it: declared down");
+        let Condemned { node, term, cut } = condemned;
+        if cut {
+            warn!(%node, "it and another node do not reach each other: declared down");
+        } else {
+            warn!(%node, "no sign of it: declared down");
+        }
         let down = Down {
             node_id: node.node.0,
             incarnation: node.incarnation,
             term,
+            cut,
         };
         // The proposer repeats it until it is committed or this start of the node ends.
         drop(tokio::spawn(

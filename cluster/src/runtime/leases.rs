@@ -37,6 +37,8 @@ type Asked = oneshot::Sender<RenewResponse>;
 pub(super) struct Condemned {
     pub node: NodeRef,
     pub term: u64,
+    /// It still renewed, but did not reach another node.
+    pub cut: bool,
 }
 
 /// Where renewals are handed in. Cheap to clone.
@@ -169,7 +171,12 @@ impl KeeperService {
                 Some((mut request, asked)) = self.renewals.recv() => {
                     self.kicks.take(&mut request);
                     let node = NodeRef { node: NodeId(request.node_id), incarnation: request.incarnation };
-                    self.core.handle_renewal(Renewal { node, applied: request.applied, ticket: (node.node, asked) });
+                    self.core.handle_renewal(Renewal {
+                        node,
+                        applied: request.applied,
+                        unreachable: request.unreachable.into_iter().map(NodeId).collect(),
+                        ticket: (node.node, asked),
+                    });
                 }
                 index = wait_for(&mut self.read) => {
                     self.read = None;
@@ -181,7 +188,8 @@ impl KeeperService {
                 _ = tick.tick() => for node in self.core.handle_tick(boot_ns()) {
                     let term = led.unwrap_or(0);
                     // A full queue holds the same nodes already; the next tick tells again.
-                    let _ = self.down.try_send(Condemned { node, term });
+                    let cut = self.core.is_cut(node.node);
+                    let _ = self.down.try_send(Condemned { node, term, cut });
                 },
             }
         }
@@ -308,6 +316,15 @@ impl RenewerTask {
         !self.node.meta().read().is_up(self.me)
     }
 
+    /// The nodes that are Up and that this one does not reach.
+    fn unreachable(&self) -> Vec<u64> {
+        let meta = self.node.meta().read();
+        let others = meta.up_nodes().map(|up| up.node);
+        let network = self.node.network();
+        let cut = others.filter(|id| *id != self.me.node && !network.connected(*id));
+        cut.map(|id| id.0).collect()
+    }
+
     async fn renew(
         &self,
         hint: Option<NodeId>,
@@ -320,7 +337,7 @@ impl RenewerTask {
             node_id: self.me.node.0,
             incarnation: self.me.incarnation,
             applied: group.applied(),
-            unreachable: Vec::new(),
+            unreachable: self.unreachable(),
             kicks,
             kicked,
         };

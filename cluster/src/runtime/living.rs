@@ -55,6 +55,7 @@ impl Node {
                 incarnation,
             };
             let shutdown = self.shutdown.child_token();
+            self.reach_all().await;
             self.progress("coming up: waiting for a quorum of the meta group");
             match self.begin(me, shutdown.clone()).await {
                 Ok((life, lowest)) => self.serve(life, lowest).await,
@@ -73,6 +74,33 @@ impl Node {
                 () = tokio::time::sleep(AGAIN) => if self.is_banned().await {
                     return true;
                 },
+            }
+        }
+    }
+
+    /// After a Down for a cut link: waits until every node that is Up is reached, which another Down of one of them ends, too.
+    async fn reach_all(&self) {
+        let mut connections = self.network.changes();
+        let mut membership = self.meta.membership();
+        loop {
+            connections.borrow_and_update();
+            membership.borrow_and_update();
+            let missing = {
+                let meta = self.meta.read();
+                if !meta.members().get(&self.id).is_some_and(|me| me.cut) {
+                    return;
+                }
+                let up = meta.up_nodes().map(|up| up.node);
+                let mut missing = up.filter(|id| *id != self.id && !self.network.connected(*id));
+                missing.next()
+            };
+            let Some(missing) = missing else { return };
+            self.progress(format!(
+                "this node was taken down as it did not reach node {missing}: it waits until it does"
+            ));
+            tokio::select! {
+                changed = connections.changed() => if changed.is_err() { return },
+                changed = membership.changed() => if changed.is_err() { return },
             }
         }
     }

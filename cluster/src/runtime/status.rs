@@ -209,6 +209,7 @@ impl Node {
                 node_id: life.me.node.0,
                 incarnation: life.me.incarnation,
                 term: 0,
+                cut: false,
             };
             let gone = life.propose_meta(flotte_proto::meta_command::Command::Down(down));
             // Others need not wait T then; alone, nobody has to know.
