@@ -114,7 +114,7 @@ impl Router {
         let now = now_ms();
         let mut output = replay.session.output().lock();
         for (index, message) in page {
-            if output.came_live(index) {
+            if output.came_live(index, &message.topic) {
                 continue;
             }
             let allowed = match &rules {
