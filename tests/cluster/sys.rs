@@ -216,6 +216,37 @@ fn clients_publish_nothing_to_dollar_topics() {
     });
 }
 
+/// A bridge says whether it is connected where mosquitto's do, at any node.
+#[test]
+fn bridges_say_what_they_are_doing() {
+    on_shared(|cluster| async move {
+        for version in [Version::V311, Version::V5] {
+            let name = fresh("host.bridge");
+            let topic = format!("$SYS/broker/connection/{name}/state");
+            let packet = connect(&name).will(will(&topic, "0").qos(1).retain());
+            let mut bridge = Client::connect(cluster.mqtt(0), version, packet).await;
+            bridge
+                .publish(publish(&topic).qos1(1).retain().payload("1"))
+                .await;
+            let mut reader = Client::connect(cluster.mqtt(1), version, connect(fresh("r"))).await;
+            reader.subscribe(&topic, 1).await;
+            assert!(reader.take("1").await.retain());
+            bridge.cut();
+            assert!(!reader.take("0").await.retain());
+            let mut late = Client::connect(cluster.mqtt(2), version, connect(fresh("r"))).await;
+            late.subscribe("$SYS/broker/connection/#", 1).await;
+            loop {
+                let found = late.recv_publish().await;
+                late.acknowledge(&found).await;
+                if found.topic() == topic {
+                    assert!(found.payload() == b"0" && found.retain(), "{found:?}");
+                    break;
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn dollar_topics_that_are_allowed_are_those_of_nobody_else() {
     let node = Launch::new("dollar")

@@ -156,11 +156,52 @@ fn who_has_no_good_certificate_stays_outside_where_one_is_required() {
             ("none", None),
             ("revoked", Some(authority.client("device-13", 13))),
             ("of a stranger", Some(stranger.client("device-7", 7))),
+            ("over", Some(authority.client_of(2019, "device-7", 7))),
+            ("of later", Some(authority.client_of(2119, "device-7", 7))),
         ] {
             let let_in = is_let_in(&node, &authority, identity.as_ref()).await;
             assert!(!let_in, "a certificate that is {name}");
         }
         assert!(is_let_in(&node, &authority, Some(&good)).await);
+    });
+}
+
+/// As in most fleets: devices have their certificates from an authority below the one that is trusted.
+#[test]
+fn clients_of_an_intermediate_authority_are_known_by_their_chain_or_by_the_file() {
+    block_on(async {
+        let root = Authority::new();
+        let plant = root.subordinate("the plant");
+        plant.revoke(&[13]);
+        let both = |name: &str| {
+            let text = |of: &Authority| std::fs::read_to_string(of.path(name)).expect("a file");
+            root.write(name, &[text(&root), text(&plant)].concat());
+        };
+        both("crl.pem");
+        let node = asking(&root, "required")
+            .env("FLOTTE_AUTH__CHAIN", "certificate")
+            .start();
+        let (device, revoked) = (plant.client("device-7", 7), plant.client("device-13", 13));
+        let client = tls_client(&node, &root, Some(&device)).await;
+        assert_eq!(username(&node, &client).as_deref(), Some("device-7"));
+        let alone = |identity: &Identity| Identity {
+            chain: Vec::new(),
+            ..identity.clone()
+        };
+        assert!(!is_let_in(&node, &root, Some(&alone(&device))).await);
+        assert!(!is_let_in(&node, &root, Some(&revoked)).await);
+        both("ca.pem");
+        node.sighup();
+        until(STOP_LIMIT, "the file with both authorities", async || {
+            is_let_in(&node, &root, Some(&alone(&device)))
+                .await
+                .then_some(())
+        })
+        .await;
+        assert!(is_let_in(&node, &root, Some(&device)).await);
+        for identity in [&revoked, &alone(&revoked)] {
+            assert!(!is_let_in(&node, &root, Some(identity)).await);
+        }
     });
 }
 

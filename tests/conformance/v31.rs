@@ -3,7 +3,7 @@
 use flotte_tests::Version;
 use flotte_tests::{Packet as _, connect, fresh, publish};
 
-use crate::bodies::{connecting, publishing, retaining, sessions, wills};
+use crate::bodies::{connecting, field, publishing, retaining, sessions, wills};
 use crate::target::Target;
 
 clauses! { Version::V31;
@@ -22,6 +22,7 @@ clauses! { Version::V31;
     long_client_ids => connecting::long_client_ids_are_accepted,
     empty_client_id => connecting::empty_id_of_3_1_is_refused,
     goodbye => wills::goodbye_drops_the_will,
+    bridge => field::bridge_gets_messages_as_published_and_none_of_its_own,
     bytes_of_a_session_are_those_of_the_standard => literal_session,
 }
 

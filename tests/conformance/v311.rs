@@ -157,6 +157,7 @@ clauses! { Version::V311;
     behaviour_empty_username => field::empty_username_and_password_are_well_formed,
     behaviour_own_retained_message => field::own_retained_message_is_replayed,
     behaviour_share_without_clients => field::messages_wait_for_the_only_member_of_a_share,
+    behaviour_bridge => field::bridge_gets_messages_as_published_and_none_of_its_own,
     mqtt_6_0_0_1_binary_frames_only => websocket::text_frames_end_the_connection,
     mqtt_6_0_0_2_frames_are_no_packets => websocket::packets_are_cut_into_frames_at_will,
     mqtt_6_0_0_3_clients_offer_mqtt => websocket::without_the_subprotocol_there_is_no_websocket,

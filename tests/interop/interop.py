@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+import bridges
 import own_steps
 import rounds
 from clients.paho_client import PahoClient
@@ -45,7 +46,8 @@ def main():
 def run(table, cluster, rows, only):
     other = PahoClient("5.0", "tcp", cluster.certificates)
     with Pool(ROWS) as pool:
-        taken = [] if only else [pool.submit(own_steps.run_steps, table, cluster)]
+        whole = [] if only else [own_steps, bridges]
+        taken = [pool.submit(steps.run_steps, table, cluster) for steps in whole]
         for place, client in enumerate(rows):
             turned = tuple(cluster.nodes[(place + offset) % len(cluster.nodes)] for offset in range(len(cluster.nodes)))
             taken.append(pool.submit(take_row, table, Scene(client, other, turned)))

@@ -25,11 +25,15 @@ use crate::wire::Version;
 pub struct Authority {
     dir: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
+    /// What is to be shown behind a certificate of its, where the authority is known by another's word.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 /// A certificate with its key.
 pub struct Identity {
     pub cert: CertificateDer<'static>,
+    /// Of the authorities between it and the one that is trusted.
+    pub chain: Vec<CertificateDer<'static>>,
     pub cert_pem: String,
     pub key: PrivateKeyDer<'static>,
     pub key_pem: String,
@@ -39,6 +43,7 @@ impl Clone for Identity {
     fn clone(&self) -> Self {
         Self {
             cert: self.cert.clone(),
+            chain: self.chain.clone(),
             cert_pem: self.cert_pem.clone(),
             key: self.key.clone_key(),
             key_pem: self.key_pem.clone(),
@@ -48,15 +53,27 @@ impl Clone for Identity {
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let name = &mut params.distinguished_name;
-        name.push(DnType::CommonName, "the authority of a test");
-        let key = KeyPair::generate().expect("a key");
+        let (params, key) = authority_params("the authority of a test");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        Self::with(issuer, Vec::new())
+    }
+
+    /// An authority that this one vouches for, with a directory of its own.
+    pub fn subordinate(&self, name: &str) -> Self {
+        let (params, key) = authority_params(name);
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).expect("a certificate");
+        let chain = vec![issuer.der().clone()];
+        Self::with(issuer, chain)
+    }
+
+    fn with(
+        issuer: CertifiedIssuer<'static, KeyPair>,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Self {
         let authority = Self {
             dir: fresh_dir("tls"),
-            issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"),
+            issuer,
+            chain,
         };
         authority.write("ca.pem", &authority.issuer.pem());
         authority.renew_server();
@@ -90,10 +107,14 @@ impl Authority {
 
     /// A certificate for a client with this common name.
     pub fn client(&self, name: &str, serial: u64) -> Identity {
-        let mut params = CertificateParams::new([format!("{name}.example")]).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.serial_number = Some(SerialNumber::from(serial));
+        self.sign(client_params(name, serial))
+    }
+
+    /// One that is good in this year only.
+    pub fn client_of(&self, year: i32, name: &str, serial: u64) -> Identity {
+        let mut params = client_params(name, serial);
+        params.not_before = rcgen::date_time_ymd(year, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
         self.sign(params)
     }
 
@@ -112,6 +133,7 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity {
             cert: cert.der().clone(),
+            chain: self.chain.clone(),
             cert_pem: cert.pem(),
             key: PrivateKeyDer::try_from(key.serialize_der()).expect("a key in PKCS 8"),
             key_pem: key.serialize_pem(),
@@ -148,9 +170,12 @@ impl Authority {
             .with_root_certificates(roots);
         match identity {
             None => builder.with_no_client_auth(),
-            Some(Identity { cert, key, .. }) => builder
-                .with_client_auth_cert(vec![cert.clone()], key.clone_key())
-                .expect("they belong together"),
+            Some(identity) => {
+                let certs = [&[identity.cert.clone()][..], &identity.chain].concat();
+                builder
+                    .with_client_auth_cert(certs, identity.key.clone_key())
+                    .expect("they belong together")
+            }
         }
     }
 
@@ -179,6 +204,22 @@ impl Default for Authority {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn authority_params(name: &str) -> (CertificateParams, KeyPair) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params, KeyPair::generate().expect("a key"))
+}
+
+fn client_params(name: &str, serial: u64) -> CertificateParams {
+    let mut params = CertificateParams::new([format!("{name}.example")]).expect("a name");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(SerialNumber::from(serial));
+    params
 }
 
 /// A TLS connection to localhost.

@@ -24,6 +24,8 @@ pub struct Decoder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Client,
+    /// A client that passes messages on between brokers, and says so.
+    Bridge,
     Server,
 }
 
@@ -56,6 +58,11 @@ impl Decoder {
         self.version
     }
 
+    /// Whether the client said in CONNECT that it is a bridge; in 3.x only.
+    pub fn is_bridge(&self) -> bool {
+        self.sender == Sender::Bridge
+    }
+
     /// Takes one packet from the head of `src`; `None` when it is not all there yet. Payload and
     /// strings are not copied: they share the buffer of `src`.
     ///
@@ -77,14 +84,17 @@ impl Decoder {
         let version = match self.version {
             Some(version) => version,
             None => {
-                let version = Connect::peek_version(&body)?;
-                self.version = Some(version);
-                check_length(size, version)?;
-                version
+                let level = Connect::peek_level(&body)?;
+                self.version = Some(level.version);
+                if level.is_bridge {
+                    self.sender = Sender::Bridge;
+                }
+                check_length(size, level.version)?;
+                level.version
             }
         };
         let publish = match self.sender {
-            Sender::Client => Context::ClientPublish,
+            Sender::Client | Sender::Bridge => Context::ClientPublish,
             Sender::Server => Context::Publish,
         };
         let mut body = Reader::new(body);

@@ -90,7 +90,7 @@ section! {
 impl Config {
     /// Whether a client's own publish or will to this topic is refused (0x87).
     pub fn refuses_topic(&self, topic: &TopicName) -> bool {
-        if !topic.starts_with_dollar() {
+        if !topic.starts_with_dollar() || is_state_of_a_bridge(topic) {
             return false;
         }
         let first = topic.as_str().split('/').next();
@@ -99,6 +99,13 @@ impl Config {
             DollarTopics::Allow => matches!(first, Some("$SYS" | "$share")),
         }
     }
+}
+
+/// What a bridge says of itself, as its will and retained: that is where mosquitto's do, and without it they do not connect.
+fn is_state_of_a_bridge(topic: &TopicName) -> bool {
+    let below = topic.as_str().strip_prefix("$SYS/broker/connection/");
+    let bridge = below.and_then(|below| below.strip_suffix("/state"));
+    bridge.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 #[cfg(test)]
@@ -135,6 +142,11 @@ mod tests {
         }
         for mode in [Refuse, Allow] {
             assert!(!refused(mode, "a/$SYS") && !refused(mode, "/$SYS"));
+            assert!(!refused(mode, "$SYS/broker/connection/host.up/state"));
+            for topic in ["state", "/state", "a", "a/b/state", "a/state/"] {
+                let topic = format!("$SYS/broker/connection/{topic}");
+                assert!(refused(mode, &topic), "{topic}");
+            }
         }
     }
 }

@@ -31,6 +31,8 @@ impl Connection {
             self.session.set_durable(expiry > 0);
         }
         self.leave_waiting(&end);
+        // Before the client can know: it may be back at once, and its new connection must find what it said.
+        self.commit_end(&end);
         self.last_words(&end);
         if self.session.epoch() == self.epoch {
             self.session.inbound().lock().disconnect();
@@ -41,7 +43,10 @@ impl Connection {
             }
             self.session.detach(&self.signal);
         }
-        let (discard_will, expiry_s) = match end {
+    }
+
+    fn commit_end(&self, end: &End) {
+        let (discard_will, expiry_s) = match *end {
             End::Disconnected { expiry_s } => (true, expiry_s),
             End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
             End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
@@ -55,7 +60,7 @@ impl Connection {
             discard_will,
             expiry_s,
         };
-        shared.commit_close(close);
+        self.worker.shared.commit_close(close);
     }
 
     /// The bytes of a DISCONNECT that the client takes; none, where it takes none at all.

@@ -125,10 +125,7 @@ impl Connection {
                 reasons.push(refusal);
                 continue;
             }
-            let options = SubscribeOptions {
-                qos: options.qos.min(self.max_qos),
-                ..options
-            };
+            let options = self.options(&filter, options);
             let Some(grant) = self.grant(&filter, options.qos) else {
                 // [MQTT-3.9.3-1] of 5.0, 0x80 in 3.1.1
                 reasons.push(ReasonCode::NotAuthorized);
@@ -163,6 +160,19 @@ impl Connection {
         };
         self.await_answer(answer.boxed_local());
         Ok(())
+    }
+
+    /// The options with which a filter is subscribed to. A bridge of 3.x gets messages as they were published and none of its
+    /// own, so that what it passes on stays retained and does not come back.
+    fn options(&self, filter: &SubscriptionFilter, asked: SubscribeOptions) -> SubscribeOptions {
+        let is_bridge = self.decoder.is_bridge();
+        SubscribeOptions {
+            qos: asked.qos.min(self.max_qos),
+            // [MQTT-3.8.3-4]: not for shares.
+            no_local: asked.no_local || is_bridge && filter.share.is_none(),
+            retain_as_published: asked.retain_as_published || is_bridge,
+            ..asked
+        }
     }
 
     pub(super) fn handle_unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> Result<(), End> {

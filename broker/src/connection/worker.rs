@@ -71,9 +71,11 @@ impl Shared {
     pub fn commit_close(self: &Arc<Self>, close: Close) {
         self.closing.fetch_add(1, Ordering::AcqRel);
         let shared = Arc::clone(self);
+        // Proposed before this returns, so that it stands before what the client asks for next.
+        let closing = self.cluster().close(close);
         tokio::spawn(async move {
             // Refused: this start of the node is over, which ends all its connections.
-            let _ = shared.cluster().close(close).await;
+            let _ = closing.await;
             shared.closing.fetch_sub(1, Ordering::AcqRel);
         });
     }

@@ -191,7 +191,7 @@ impl Router {
             let retain = message.retain && target.retain_as_published;
             let mut output = target.session.output().lock();
             if message.retain_index != 0 {
-                output.note_live(message.retain_index);
+                output.note_live(message.retain_index, &message.topic);
             }
             if qos == QoS::AtMostOnce
                 && target.ids.is_empty()

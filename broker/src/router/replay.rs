@@ -45,12 +45,12 @@ impl Router {
     /// Sends all retained messages that match, as they were at its index; what was retained later comes live.
     pub async fn replay(&self, replay: Replay) -> Result<(), Refused> {
         if crate::sys::concerns(&replay.filter) {
+            // The values of this node; what bridges say of themselves is retained like other messages.
             let values = self.sys.get().map(|sys| sys.matching(&replay.filter));
-            self.deliver(
-                &replay,
-                values.into_iter().flatten().map(|one| (0, one)).collect(),
-            );
-            return Ok(());
+            let values = values.into_iter().flatten().map(|one| (0, one)).collect();
+            if !self.deliver(&replay, values) {
+                return Ok(());
+            }
         }
         let page_max = self.retained_rate.map_or(PAGE, |rate| {
             PAGE.min(rate.get().div_ceil(PAGES_A_SECOND) as usize)
@@ -114,7 +114,7 @@ impl Router {
         let now = now_ms();
         let mut output = replay.session.output().lock();
         for (index, message) in page {
-            if output.came_live(index) {
+            if output.came_live(index, &message.topic) {
                 continue;
             }
             let allowed = match &rules {

@@ -1,6 +1,7 @@
 //! The outbound half of a session together with the socket it is written to.
 
 use std::collections::HashSet;
+use std::hash::BuildHasher as _;
 use std::io;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tally};
-use flotte_mqtt::topic::SubscriptionFilter;
+use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
+use foldhash::quality::RandomState;
 
 use super::signal::{Signal, Wake};
 use crate::metrics::{self, Count};
@@ -46,9 +48,21 @@ pub struct Output {
     dirty: bool,
     /// The socket took no more: the connection's task waits for it.
     blocked: bool,
-    /// While retained messages are to be replayed: the meta indexes of those that came live since then.
-    #[expect(clippy::box_collection, reason = "one pointer in each session")]
-    came_live: Option<Box<HashSet<u64>>>,
+    /// While retained messages are to be replayed: those that came live since then.
+    came_live: Option<Box<CameLive>>,
+}
+
+/// Retained messages that came live, by their meta index and topic: what is committed together has one index.
+#[derive(Debug, Default)]
+struct CameLive {
+    keys: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl CameLive {
+    fn key(&self, index: u64, topic: &TopicName) -> u64 {
+        self.hasher.hash_one((index, topic.as_str()))
+    }
 }
 
 impl Output {
@@ -152,19 +166,19 @@ impl Output {
     }
 
     /// A message retained at this meta index is put in as it comes.
-    pub fn note_live(&mut self, retain_index: u64) {
+    pub fn note_live(&mut self, retain_index: u64, topic: &TopicName) {
         if let Some(came_live) = &mut self.came_live
-            && came_live.len() < CAME_LIVE_MAX
+            && came_live.keys.len() < CAME_LIVE_MAX
         {
-            came_live.insert(retain_index);
+            let key = came_live.key(retain_index, topic);
+            came_live.keys.insert(key);
         }
     }
 
     /// Whether the message retained at this meta index came live already.
-    pub fn came_live(&self, retain_index: u64) -> bool {
-        self.came_live
-            .as_ref()
-            .is_some_and(|came_live| came_live.contains(&retain_index))
+    pub fn came_live(&self, retain_index: u64, topic: &TopicName) -> bool {
+        let came_live = self.came_live.as_ref();
+        came_live.is_some_and(|live| live.keys.contains(&live.key(retain_index, topic)))
     }
 
     /// Puts one copy in. Says whether the session is to be flushed by the caller's thread.

@@ -204,3 +204,29 @@ pub async fn share_names_the_identifier_of_its_member(t: Target) {
     }
     assert_eq!(count, 8);
 }
+
+/// Bridges of 3.x add 0x80 to their level, as mosquitto's do: they get messages as they were published, and none of their own.
+pub async fn bridge_gets_messages_as_published_and_none_of_its_own(t: Target) {
+    let root = fresh("bridge");
+    let bridge = || connect(fresh("c")).level(0x80 | t.version.level());
+    let mut client = t.connect(bridge()).await;
+    client.subscribe(format!("{root}/#"), 1).await;
+    let mut other = t.subscriber(&format!("{root}/#"), 1).await;
+    let message = |text: &str| publish(format!("{root}/a")).qos1(7).payload(text);
+    client.publish(message("own").retain()).await;
+    client.fence().await;
+    assert!(!other.take("own").await.retain());
+    for (text, retain) in [("kept", true), ("passing", false)] {
+        let packet = message(text);
+        let packet = if retain { packet.retain() } else { packet };
+        t.publish_from_elsewhere(packet).await;
+        assert_eq!(client.take(text).await.retain(), retain);
+        assert!(!other.take(text).await.retain());
+    }
+    // A member of a share is one like others.
+    let mut member = t.connect(bridge()).await;
+    member.subscribe(format!("$share/g/{root}/#"), 1).await;
+    client.publish(message("once")).await;
+    member.take("once").await;
+    client.fence().await;
+}

@@ -79,7 +79,17 @@ fn row_of_password_alone(flags: u8, will_bits: u8) -> &'static Row {
 fn protocols(version: Version) -> Vec<Case> {
     let make = || connect_with(version, flag::CLEAN);
     let mut cases = Vec::new();
-    for level in (0..=0xff).filter(|level| ![3, 4, 5].contains(level)) {
+    let bridge = bridge_level(version);
+    if let Some(level) = bridge {
+        cases.push(
+            make()
+                .with("protocol level", [level])
+                .case("level of a bridge", &VALID),
+        );
+    }
+    let known = |level: &u8| [3, 4, 5].contains(level) || bridge == Some(*level);
+    let of_others = |level: &u8| version.is_v5() && [0x83, 0x84].contains(level);
+    for level in (0..=0xff).filter(|level| !known(level) && !of_others(level)) {
         // Bridges of 3.x mark their level with 0x80, which does not count.
         let row = if level & 0x7f < 5 {
             &LEVEL_BELOW
@@ -100,6 +110,11 @@ fn protocols(version: Version) -> Vec<Case> {
         cases.push(model.case(format!("protocol name {name:?}"), &WRONG_NAME));
     }
     cases
+}
+
+/// Bridges of 3.x mark their level, and get answers as others do.
+fn bridge_level(version: Version) -> Option<u8> {
+    (!version.is_v5()).then(|| 0x80 | version.level())
 }
 
 fn client_ids(version: Version) -> Vec<Case> {

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::version::Level;
 use super::{Body, PacketType, QoS, Version};
 use crate::error::{DecodeError, EncodeError, Malformed, Violation};
 use crate::property::{Context, Properties, PropertyId};
@@ -54,14 +55,14 @@ pub struct Will {
 }
 
 impl Connect {
-    /// Reads the version at the head of a CONNECT, so that the caller knows it even when the rest
+    /// Reads the level at the head of a CONNECT, so that the caller knows it even when the rest
     /// turns out to be malformed. The bytes stay where they are.
-    pub(crate) fn peek_version(body: &Bytes) -> Result<Version, DecodeError> {
-        read_version(&mut Reader::new(body.clone()))
+    pub(crate) fn peek_level(body: &Bytes) -> Result<Level, DecodeError> {
+        read_level(&mut Reader::new(body.clone()))
     }
 
     pub(super) fn decode(body: &mut Reader) -> Result<Self, DecodeError> {
-        let version = read_version(body)?;
+        let version = read_level(body)?.version;
         let flags = body.u8()?;
         check_flags(flags, version)?;
         let keep_alive_s = body.u16()?;
@@ -118,11 +119,11 @@ impl Connect {
 }
 
 /// [MQTT-3.1.2-1], [MQTT-3.1.2-2]: name and level must be those of one version.
-fn read_version(body: &mut Reader) -> Result<Version, DecodeError> {
+fn read_level(body: &mut Reader) -> Result<Level, DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
-    Version::from_level(level)
-        .filter(|version| name == version.protocol_name().as_bytes())
+    Level::parse(level)
+        .filter(|level| name == level.version.protocol_name().as_bytes())
         .ok_or(DecodeError::UnsupportedVersion { level })
 }
 
@@ -389,12 +390,26 @@ mod tests {
             (b"MQIsdp", 5, V5),
             (b"mqtt", 5, V5),
             (b"\xFF", 4, V4),
-            (b"MQTT", 0x84, V4),
+            (b"MQTT", 0x83, V4),
             (b"MQTT", 0x85, V5),
         ] {
             let error = ask(name, level);
             assert_eq!(error, DecodeError::UnsupportedVersion { level });
             assert_eq!(error.answer_version(), Some(answer), "{name:?} {level}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_of_3x_marks_its_level() {
+        for (mut bytes, version) in [(v3_bytes(2, b"\0\x01c"), V3), (v4_bytes(2, b"\0\x01c"), V4)] {
+            let level = if version == V3 { 10 } else { 8 };
+            for mark in [0, 0x80] {
+                bytes[level] = version.level() | mark;
+                let mut decoder = crate::codec::Decoder::new(1_000);
+                let packet = decoder.decode(&mut BytesMut::from(&bytes[..]));
+                assert_eq!(packet, Ok(Some(connect(version, "c").into())));
+                assert_eq!(decoder.is_bridge(), mark != 0);
+            }
         }
     }
 

@@ -39,6 +39,27 @@ impl Version {
     }
 }
 
+/// The protocol level of a CONNECT: a version, and whether the client says that it is a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub(crate) version: Version,
+    pub(crate) is_bridge: bool,
+}
+
+impl Level {
+    /// What bridges of 3.x add to their level. No standard knows it; mosquitto's bridges say it, and the brokers that they are
+    /// made for understand it.
+    const BRIDGE: u8 = 0x80;
+
+    /// None = no version has this level.
+    pub(crate) fn parse(level: u8) -> Option<Self> {
+        let is_bridge = level & Self::BRIDGE != 0;
+        let version = Version::from_level(level & !Self::BRIDGE)?;
+        // 5.0 has options of subscriptions for what it means.
+        (version < Version::V5 || !is_bridge).then_some(Self { version, is_bridge })
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
