@@ -140,10 +140,16 @@ impl Route for ToLeader {
                 batch: Some(batch),
             });
             let network = self.node.network().clone();
+            let succeeded = self.node.succeeded(self.group, target);
             Box::pin(async move {
-                match network.call(target, request, PROPOSE_TIMEOUT).await {
-                    Ok(envelope::Body::ProposeResponse(response)) => Some(response),
-                    _ => None,
+                let call = network.call(target, request, PROPOSE_TIMEOUT);
+                tokio::select! {
+                    answer = call => match answer {
+                        Ok(envelope::Body::ProposeResponse(response)) => Some(response),
+                        _ => None,
+                    },
+                    // What a former leader still says comes too late to wait for.
+                    () = succeeded => None,
                 }
             })
         };

@@ -20,7 +20,7 @@ use crate::lease::Lease;
 use crate::membership::Bootstrap;
 use crate::meta::MetaMachine;
 use crate::net::{Identity, Network};
-use crate::raft::{Death, Group, Host};
+use crate::raft::{Death, Group, GroupStatus, Host};
 use crate::store::Store;
 
 /// A session group of which this node holds a replica.
@@ -136,6 +136,31 @@ impl Node {
         match self.groups.read().get(&group) {
             Some(replica) => (replica.group.status().leader, Some(replica.leader.clone())),
             None => (None, None),
+        }
+    }
+
+    /// Resolves when this node's replica knows that another node leads the group.
+    pub(super) fn succeeded(
+        &self,
+        group: GroupId,
+        leader: NodeId,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let status = match group {
+            GroupId::META => Some(self.meta_group.watch()),
+            _ => self
+                .groups
+                .read()
+                .get(&group)
+                .map(|replica| replica.group.watch()),
+        };
+        async move {
+            let is_other = |known: &GroupStatus| known.leader.is_some_and(|other| other != leader);
+            if let Some(mut status) = status
+                && status.wait_for(is_other).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
         }
     }
 
