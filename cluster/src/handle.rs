@@ -136,6 +136,11 @@ impl Cluster {
         }
     }
 
+    /// Where a topic goes, this node included, as its replica has it.
+    pub fn routes(&self, topic: &str) -> Destinations {
+        self.node.meta().read().routes().destinations(topic)
+    }
+
     /// The nodes with members of one shared subscription, sorted; this one as far as its routes are committed.
     pub fn share_members(
         &self,

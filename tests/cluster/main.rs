@@ -14,6 +14,7 @@ mod messages;
 mod minority;
 mod mountpoint;
 mod node;
+mod operators;
 mod reload;
 mod restarts;
 mod retained;

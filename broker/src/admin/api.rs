@@ -21,8 +21,8 @@ use crate::connection::Shared;
 use crate::session::{Session, Wake};
 
 /// Items of a page when the request does not say.
-const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
+pub(super) const LIMIT: usize = 100;
+pub(super) const LIMIT_MAX: usize = 1_000;
 /// How long a kicked connection may take to close.
 const KICK_WAIT: Duration = Duration::from_secs(2);
 
@@ -241,6 +241,6 @@ fn client_model(shared: &Shared, session: &Session) -> model::Client {
     }
 }
 
-fn rfc3339(ms: u64) -> String {
+pub(super) fn rfc3339(ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

@@ -6,6 +6,7 @@ mod gauges;
 mod membership;
 mod operations;
 mod problem;
+mod topics;
 
 use std::io;
 use std::net::SocketAddr;
@@ -111,6 +112,7 @@ fn all_routes() -> Router<Context> {
     api::routes()
         .merge(operations::routes())
         .merge(membership::routes())
+        .merge(topics::routes())
 }
 
 async fn healthz() -> &'static str {

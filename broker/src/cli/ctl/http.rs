@@ -86,6 +86,11 @@ impl Api {
         })
     }
 
+    /// Whom it asks.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// `GET /api/v1{path}`.
     pub fn get<T: DeserializeOwned>(
         &self,

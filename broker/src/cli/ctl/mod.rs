@@ -7,15 +7,17 @@ mod table;
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 pub use http::CtlError;
 use http::{Api, path_segment};
-use model::{Client, Drain, Leave, LogLevel, Node, Page, Reload, Status};
+use model::{Client, Drain, Leave, LogLevel, Node, Page, Reload, Retained, Routes, Status};
 
 use super::Exit;
-use super::output::{print, tell};
+use super::output::{print, print_bytes, tell};
 
 /// How many clients are asked for at once.
 const PAGE: &str = "500";
@@ -50,6 +52,22 @@ enum Command {
     Clients {
         #[command(subcommand)]
         command: Option<ClientsCommand>,
+    },
+    /// Subscriptions of the sessions of the node that is asked.
+    Subscriptions {
+        /// Of this client only.
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+    },
+    /// Where messages go.
+    Routes {
+        #[command(subcommand)]
+        command: RoutesCommand,
+    },
+    /// Retained messages.
+    Retained {
+        #[command(subcommand)]
+        command: Option<RetainedCommand>,
     },
     /// Have a node leave the cluster: its replicas move to others first. It ends when that is done.
     Leave {
@@ -93,6 +111,34 @@ enum ClientsCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum RoutesCommand {
+    /// The nodes and shared subscriptions that a topic goes to.
+    Match {
+        /// A topic name, without wildcards.
+        topic: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RetainedCommand {
+    /// All of them, or those that match (the default).
+    List {
+        /// A topic filter; none: all but those of `$`.
+        filter: Option<String>,
+    },
+    /// The payload of one, as it is.
+    Get {
+        /// Its topic.
+        topic: String,
+    },
+    /// Removes one.
+    Delete {
+        /// Its topic.
+        topic: String,
+    },
+}
+
 impl Arguments {
     /// Asks, and shows the answer.
     pub fn run(self) -> Result<Exit, CtlError> {
@@ -106,13 +152,30 @@ impl Arguments {
             }
             Command::Clients {
                 command: None | Some(ClientsCommand::List),
-            } => return list_clients(&api, self.json),
+            } => {
+                return list(&api, self.json, "/clients", None, |page| {
+                    show::clients(page)
+                });
+            }
             Command::Clients {
                 command: Some(ClientsCommand::Show { ref id }),
             } => {
                 let path = format!("/clients/{}", path_segment(id));
                 self.answer(&api, &path, |client: Client| show::client(&client))?
             }
+            Command::Subscriptions { client } => {
+                let asked = client.map(|client| ("client", client));
+                return list(&api, self.json, "/subscriptions", asked, |page| {
+                    show::subscriptions(page)
+                });
+            }
+            Command::Routes {
+                command: RoutesCommand::Match { ref topic },
+            } => {
+                let answer: Value = api.get("/routes", &[("topic", topic)])?;
+                self.shown(answer, |routes: Routes| show::routes(&routes))?
+            }
+            Command::Retained { command } => return retained(&api, self.json, command),
             Command::Leave { node, force, stay } => {
                 return leave(&api, self.json, node, force, stay);
             }
@@ -192,20 +255,63 @@ fn leave(
     Ok(Exit::Done)
 }
 
+fn retained(api: &Api, json: bool, command: Option<RetainedCommand>) -> Result<Exit, CtlError> {
+    match command {
+        None | Some(RetainedCommand::List { filter: None }) => {
+            list(api, json, "/retained", None, |page| show::retained(page))
+        }
+        Some(RetainedCommand::List {
+            filter: Some(filter),
+        }) => {
+            let asked = Some(("filter", filter));
+            list(api, json, "/retained", asked, |page| show::retained(page))
+        }
+        Some(RetainedCommand::Get { topic }) => {
+            let message: Retained = api.get("/retained", &[("topic", &topic)])?;
+            if json {
+                write(&pretty(&json!(message)))?;
+                return Ok(Exit::Done);
+            }
+            let strange = |reason: String| CtlError::Strange {
+                url: api.url().to_owned(),
+                reason,
+            };
+            let encoded = message.payload_base64.unwrap_or_default();
+            let payload = STANDARD
+                .decode(encoded)
+                .map_err(|e| strange(e.to_string()))?;
+            written(print_bytes(&payload))?;
+            Ok(Exit::Done)
+        }
+        Some(RetainedCommand::Delete { topic }) => {
+            api.delete(&format!("/retained?topic={}", path_segment(&topic)))?;
+            tell(format_args!("{topic} is deleted"));
+            Ok(Exit::Done)
+        }
+    }
+}
+
 /// All pages. JSON comes as one list; people see each page as soon as it is there.
-fn list_clients(api: &Api, json: bool) -> Result<Exit, CtlError> {
+fn list<T: serde::de::DeserializeOwned>(
+    api: &Api,
+    json: bool,
+    path: &str,
+    asked: Option<(&str, String)>,
+    show: impl Fn(&[T]) -> String,
+) -> Result<Exit, CtlError> {
     let mut all: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
         let mut query = vec![("limit", PAGE)];
+        query.extend(asked.as_ref().map(|(name, value)| (*name, value.as_str())));
         query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
         let next = if json {
-            let page: Page<Value> = api.get("/clients", &query)?;
+            let page: Page<Value> = api.get(path, &query)?;
             all.extend(page.items);
             page.next
         } else {
-            let page: Page<Client> = api.get("/clients", &query)?;
-            write(&show::clients(&page.items))?;
+            let page: Page<T> = api.get(path, &query)?;
+            write(&show(&page.items))?;
             page.next
         };
         // A node that sends the same cursor again would be asked for ever.
@@ -215,7 +321,7 @@ fn list_clients(api: &Api, json: bool) -> Result<Exit, CtlError> {
         cursor = next;
     }
     if json {
-        write(&pretty(&serde_json::json!({ "items": all, "next": null })))?;
+        write(&pretty(&json!({ "items": all, "next": null })))?;
     }
     Ok(Exit::Done)
 }
@@ -225,7 +331,11 @@ fn pretty(value: &Value) -> String {
 }
 
 fn write(text: &str) -> Result<(), CtlError> {
-    match print(text) {
+    written(print(text))
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), CtlError> {
+    match result {
         // `flotte ctl ... | head` is not a failure.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CtlError::Output(error))

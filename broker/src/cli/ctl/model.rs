@@ -79,6 +79,62 @@ pub struct Drain {
     pub stop: bool,
 }
 
+/// A subscription of a session at the node that is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    pub client_id: String,
+    /// With `$share/NAME/` where it is shared.
+    pub filter: String,
+    pub qos: u8,
+    pub no_local: bool,
+    pub retain_as_published: bool,
+}
+
+/// `GET /api/v1/routes?topic=T`: where a message to a topic goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    pub topic: String,
+    /// Nodes with ordinary subscribers.
+    pub nodes: Vec<String>,
+    /// Shared subscriptions, of which one member each gets it.
+    pub shares: Vec<ShareRoute>,
+}
+
+/// A shared subscription that a topic goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRoute {
+    pub group: String,
+    pub filter: String,
+    pub members: Vec<ShareMember>,
+}
+
+/// The members that a shared subscription has on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareMember {
+    pub node: String,
+    pub members: u32,
+    /// False: none of them is connected.
+    pub connected: bool,
+}
+
+/// A retained message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    pub topic: String,
+    pub qos: u32,
+    /// Of the payload.
+    pub bytes: u64,
+    /// Client id of who published it.
+    pub publisher: String,
+    /// RFC 3339, UTC.
+    pub stored_at: String,
+    /// RFC 3339, UTC; none: it stays.
+    pub expires_at: Option<String>,
+    /// In the answer for one topic only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+}
+
 /// A consensus group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {

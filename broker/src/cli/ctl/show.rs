@@ -1,6 +1,6 @@
 //! Answers of the admin API as text for people.
 
-use super::model::{Client, Node, Reload, Status};
+use super::model::{Client, Node, Reload, Retained, Routes, Status, Subscription};
 use super::table::Table;
 
 /// What was reloaded.
@@ -94,6 +94,61 @@ pub fn nodes(nodes: &[Node]) -> String {
             node.incarnation.to_string(),
             or_dash(node.since.as_deref()),
             node.id.clone(),
+        ]);
+    }
+    table.text()
+}
+
+/// Subscriptions, one a line.
+pub fn subscriptions(subscriptions: &[Subscription]) -> String {
+    let mut table = Table::new(&["CLIENT", "FILTER", "QOS", "NO LOCAL", "RETAIN AS PUBLISHED"]);
+    for one in subscriptions {
+        table.push(vec![
+            one.client_id.clone(),
+            one.filter.clone(),
+            one.qos.to_string(),
+            yes_or_no(one.no_local),
+            yes_or_no(one.retain_as_published),
+        ]);
+    }
+    table.text()
+}
+
+/// Where a topic goes.
+pub fn routes(routes: &Routes) -> String {
+    let nodes = match routes.nodes.is_empty() {
+        true => "nobody but members of shared subscriptions".to_owned(),
+        false => routes.nodes.join(", "),
+    };
+    let mut text = format!("{} goes to {nodes}\n", routes.topic);
+    for share in &routes.shares {
+        text.push_str(&format!(
+            "one member of $share/{}/{}:\n",
+            share.group, share.filter
+        ));
+        for member in &share.members {
+            let away = if member.connected {
+                ""
+            } else {
+                ", none connected"
+            };
+            text.push_str(&format!("  {} of {}{away}\n", member.members, member.node));
+        }
+    }
+    text
+}
+
+/// Retained messages, one a line.
+pub fn retained(messages: &[Retained]) -> String {
+    let mut table = Table::new(&["TOPIC", "QOS", "BYTES", "PUBLISHER", "STORED", "EXPIRES"]);
+    for one in messages {
+        table.push(vec![
+            one.topic.clone(),
+            one.qos.to_string(),
+            one.bytes.to_string(),
+            one.publisher.clone(),
+            one.stored_at.clone(),
+            or_dash(one.expires_at.as_deref()),
         ]);
     }
     table.text()
