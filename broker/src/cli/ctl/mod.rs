@@ -258,13 +258,13 @@ fn leave(
 fn retained(api: &Api, json: bool, command: Option<RetainedCommand>) -> Result<Exit, CtlError> {
     match command {
         None | Some(RetainedCommand::List { filter: None }) => {
-            list(api, json, "/retained", None, |page| show::retained(page))
+            list(api, json, "/retained", None, show::retained)
         }
         Some(RetainedCommand::List {
             filter: Some(filter),
         }) => {
             let asked = Some(("filter", filter));
-            list(api, json, "/retained", asked, |page| show::retained(page))
+            list(api, json, "/retained", asked, show::retained)
         }
         Some(RetainedCommand::Get { topic }) => {
             let message: Retained = api.get("/retained", &[("topic", &topic)])?;
