@@ -215,7 +215,7 @@ fn nobody_is_removed_who_is_needed() {
 
 #[test]
 fn a_member_that_was_away_for_too_long_is_forgotten() {
-    let forget = |launch: Launch| launch.env("FLOTTE_CLUSTER__FORGET_AFTER_S", 1);
+    let forget = |launch: Launch| launch.env("FLOTTE_CLUSTER__FORGET_AFTER_S", 5);
     let mut nodes: Vec<Broker> = launches(3)
         .into_iter()
         .map(|one| forget(one).spawn())

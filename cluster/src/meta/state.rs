@@ -256,6 +256,9 @@ impl MetaState {
                 Member {
                     incarnation: 0,
                     up: false,
+                    // Whoever does not come is away since now.
+                    since_index: self.index,
+                    since_ms: self.time_ms,
                     ..member
                 },
             );

@@ -718,3 +718,14 @@ fn replicas_move_one_at_a_time_and_from_where_they_are() {
     let first = &rig.state.placement()[&GroupId(1)].first;
     assert_eq!(first.len(), 3, "who made the group stays known");
 }
+
+#[test]
+fn a_founder_that_does_not_come_is_away_since_the_founding() {
+    let machine = a_founded_machine(2);
+    let founders: Vec<_> = machine.read().members().values().cloned().collect();
+    assert!(
+        founders
+            .iter()
+            .all(|member| !member.up && member.since_ms == 1)
+    );
+}

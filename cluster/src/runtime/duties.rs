@@ -21,23 +21,28 @@ use crate::raft::{GroupStatus, MembershipError, NodeInfo};
 const CARE_EVERY: Duration = Duration::from_millis(500);
 
 impl Node {
-    /// Declares Down whom the keeper condemned, and cares for the membership of the meta group while this node leads it.
-    pub(super) async fn run_duties(self: Arc<Self>, mut downs: mpsc::Receiver<Condemned>) {
+    /// Declares Down whom the keeper condemned.
+    pub(super) async fn run_downs(self: Arc<Self>, mut downs: mpsc::Receiver<Condemned>) {
+        let mut proposed = BTreeSet::new();
+        while let Some(Some(condemned)) = self.shutdown.run_until_cancelled(downs.recv()).await {
+            proposed.retain(|(_, earlier): &(_, Condemned)| self.meta.read().is_up(earlier.node));
+            self.declare_down(condemned, &mut proposed);
+        }
+    }
+
+    /// Cares for the members while this node leads the meta group. Apart from what declares nodes Down, which waits for
+    /// nothing: here is waited for commits.
+    pub(super) async fn run_care(self: Arc<Self>) {
         let mut tick = tokio::time::interval(CARE_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut proposed = BTreeSet::new();
+        let mut membership = self.meta.membership();
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                down = downs.recv() => {
-                    let Some(condemned) = down else { return };
-                    self.declare_down(condemned, &mut proposed);
-                }
-                _ = tick.tick() => {
-                    proposed.retain(|(_, condemned)| self.meta.read().is_up(condemned.node));
-                    self.care().await;
-                }
+                Ok(()) = membership.changed() => {}
+                _ = tick.tick() => {}
             }
+            self.care().await;
         }
     }
 

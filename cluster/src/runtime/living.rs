@@ -31,7 +31,8 @@ impl Node {
     /// Lives until the process ends.
     pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<Condemned>) {
         tokio::spawn(Arc::clone(&self).run_groups());
-        tokio::spawn(Arc::clone(&self).run_duties(downs));
+        tokio::spawn(Arc::clone(&self).run_downs(downs));
+        tokio::spawn(Arc::clone(&self).run_care());
         if let Err(e) = self.enter().await {
             return self.die(Death::Disk(e.to_string()));
         }

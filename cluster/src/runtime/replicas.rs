@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotte_proto::{Settled, meta_command};
-use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::node::{Node, Replica};
@@ -18,6 +17,8 @@ use crate::raft::{Death, Group, GroupConfig, InitializeError, MembershipError, N
 
 /// How often the members of groups are compared with what they should be, besides every change in meta.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The same while a group that this node leads is on its way.
+const LOOK_SOON: Duration = Duration::from_millis(20);
 /// Entries that a replica may lack and counts as caught up.
 pub(super) const LAG_MAX: u64 = 1_000;
 
@@ -25,8 +26,6 @@ impl Node {
     /// Holds the replicas that are placed on this node, and has the groups that it leads follow their placement.
     pub(super) async fn run_groups(self: Arc<Self>) {
         let mut membership = self.meta.membership();
-        let mut tick = tokio::time::interval(LOOK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             membership.borrow_and_update();
             let members = self.meta.read().members().clone();
@@ -38,13 +37,16 @@ impl Node {
                     return self.die(Death::State(format!("{group}: {why}")));
                 }
             }
+            let mut pause = LOOK_EVERY;
             for (group, placed) in &placement {
-                self.follow(*group, placed).await;
+                if self.follow(*group, placed).await {
+                    pause = LOOK_SOON;
+                }
             }
             let wait = async {
                 tokio::select! {
                     changed = membership.changed() => changed.is_ok(),
-                    _ = tick.tick() => true,
+                    () = tokio::time::sleep(pause) => true,
                 }
             };
             if self.shutdown.run_until_cancelled(wait).await != Some(true) {
@@ -117,23 +119,28 @@ impl Node {
     }
 
     /// Changes the members of a group that this node leads to those that should be: new ones get the log first, then they
-    /// vote, then the others go. Each step is one commit of the group; it is looked at again until all is done.
-    async fn follow(&self, id: GroupId, placed: &Placed) {
+    /// vote, then the others go. Each step is one commit of the group; it is looked at again until all is done. Says whether
+    /// there is something left to do here.
+    async fn follow(&self, id: GroupId, placed: &Placed) -> bool {
         let Some(replica) = self.groups.read().get(&id).cloned() else {
-            return;
+            return false;
         };
         let status = replica.group.status();
         if status.leader != Some(self.id) || !placed.moving {
-            return;
+            return false;
         }
         let wanted: BTreeSet<NodeId> = placed.members.iter().copied().collect();
         let voters: BTreeSet<NodeId> = status.voters.iter().copied().collect();
         let step = self.step(id, &replica.group, &wanted, &voters, &status.learners);
         match step.await {
-            Ok(true) => self.settle(id, placed),
+            Ok(true) => self.settle(id, placed).await,
             Ok(false) => {}
-            Err(error) => info!(group = %id, %error, "its members do not change yet"),
+            Err(error) => {
+                info!(group = %id, %error, "its members do not change yet");
+                return false;
+            }
         }
+        true
     }
 
     /// True once the members are those that should be.
@@ -183,15 +190,16 @@ impl Node {
         Ok(true)
     }
 
-    fn settle(&self, id: GroupId, placed: &Placed) {
+    async fn settle(&self, id: GroupId, placed: &Placed) {
         let Some(life) = self.life() else { return };
         let settled = Settled {
             group: id.0,
             members: placed.members.iter().map(|id| id.0).collect(),
         };
-        // Repeated until it is committed or this start of the node ends; a second one changes nothing.
-        drop(tokio::spawn(
-            life.propose_meta(meta_command::Command::Settled(settled)),
-        ));
+        let told = life.propose_meta(meta_command::Command::Settled(settled));
+        if let Ok(Ok((index, _))) = tokio::time::timeout(self.config.barrier_max(), told).await {
+            // So that it is not told again.
+            self.meta_applied(index).await;
+        }
     }
 }
