@@ -183,3 +183,51 @@ fn kicked_client_is_disconnected_and_may_return() {
             .await;
     });
 }
+
+/// What reached the frozen node before the others let go of it must not reach a client that is elsewhere by then: when the
+/// node runs again its lease is over.
+#[test]
+fn frozen_former_owner_delivers_nothing_more() {
+    const CLIENTS: usize = 10;
+    const MESSAGES: u16 = 100;
+    flotte_tests::block_on(async {
+        let cluster = Cluster::start();
+        let frozen = cluster.follower();
+        let other = (frozen + 1) % 3;
+        let topic = fresh("late");
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let id = fresh("frozen");
+            let mut older = Client::connect(cluster.mqtt(frozen), Version::V5, connect(&id)).await;
+            older.subscribe(&topic, 1).await;
+            clients.push((id, older));
+        }
+        let mut publishers = Vec::new();
+        for node in (0..3).filter(|node| *node != frozen) {
+            publishers.push(cluster.client(node, Version::V311).await);
+        }
+        cluster.nodes[frozen].pause();
+        for number in 1..=MESSAGES {
+            for publisher in &mut publishers {
+                let message = publish(&topic).qos1(number).payload("late");
+                publisher.send(message).await;
+            }
+        }
+        let address = cluster.mqtt(other);
+        let newer = clients.iter().map(|(id, _)| async move {
+            let mut client = reconnect(address, Version::V5, connect(id)).await;
+            client.patience = Duration::from_secs(15);
+            client
+        });
+        let newer = futures::future::join_all(newer).await;
+        cluster.wait_state(other, frozen, "down");
+        cluster.nodes[frozen].resume();
+        for (_, older) in &mut clients {
+            older.patience = Duration::from_secs(15);
+            older.expect_refused(&[0x88, 0x89, 0x8b, 0x8e, 0x9c]).await;
+        }
+        for mut client in newer {
+            client.fence().await;
+        }
+    });
+}

@@ -103,14 +103,29 @@ impl Netns {
              chain in {{ type filter hook input priority 0; ip saddr {peer} drop; }}\n\
              chain out {{ type filter hook output priority 0; ip daddr {peer} drop; }}\n}}\n"
         );
+        self.drop_by(one, &rules);
+    }
+
+    /// Drops what `other` sends to `deaf`; what `deaf` sends still arrives.
+    pub fn deafen(&self, deaf: u8, other: u8) {
+        let peer = self.address(other);
+        let rules = format!(
+            "table inet cut {{\n\
+             chain in {{ type filter hook input priority 0; ip saddr {peer} drop; }}\n}}\n"
+        );
+        self.drop_by(deaf, &rules);
+    }
+
+    /// Adds rules to table `cut` of a node's namespace.
+    fn drop_by(&self, node: u8, rules: &str) {
         let script = format!(
             "printf '%s' '{rules}' | ip netns exec {} nft -f -",
-            self.name(one)
+            self.name(node)
         );
         run("sh", &["-c", &script]).unwrap_or_else(|why| panic!("cannot cut: {why}"));
     }
 
-    /// Heals what [`Netns::cut`] cut at node `one`.
+    /// Heals what [`Netns::cut`] or [`Netns::deafen`] cut at node `one`.
     pub fn heal(&self, one: u8) {
         ip(&[
             "netns",

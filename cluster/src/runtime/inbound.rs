@@ -215,7 +215,7 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
             frame = link.frames.next() => {
                 let Ok(Some(frame)) = frame else { return };
                 received.increment(bytes_of(&frame.messages));
-                if life.shutdown.is_cancelled() {
+                if !under_lease(&node, &life).await {
                     return;
                 }
                 let Some(reply) = deliver(&node, &life, &keeps, sender, frame) else {
@@ -237,6 +237,19 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
             return;
         }
     }
+}
+
+/// Waits while this node has no lease: its clients may be elsewhere by now and must get nothing more here, least of all
+/// what waited in a socket while the node was frozen. False where this start of the node is over.
+async fn under_lease(node: &Node, life: &Life) -> bool {
+    if !node.lease.held() {
+        tokio::select! {
+            biased;
+            () = life.shutdown.cancelled() => {}
+            () = node.up() => {}
+        }
+    }
+    !life.shutdown.is_cancelled()
 }
 
 /// The first reply: what came of all that earlier connections brought.

@@ -65,6 +65,14 @@ impl Publish {
         self.flags >> 1 & 3
     }
 
+    pub fn is_retained(&self) -> bool {
+        self.flags & 0x01 != 0
+    }
+
+    pub fn topic(&self) -> String {
+        String::from_utf8_lossy(&self.topic).into_owned()
+    }
+
     pub fn packet_id(&self) -> u16 {
         self.packet_id.expect("QoS 0 has no packet id")
     }

@@ -1,0 +1,154 @@
+//! Histories for the tests of the checker, written by hand: times in milliseconds, in the order in which they are given.
+
+use crate::history::{Ack, Event, Kind, NOBODY, Phase, Side, What};
+
+#[derive(Default)]
+pub struct Script {
+    pub events: Vec<Event>,
+}
+
+impl Script {
+    pub fn add(mut self, at_ms: u64, conn: u32, what: What) -> Self {
+        let at = at_ms * 1_000;
+        assert!(
+            self.events.last().is_none_or(|last| last.at <= at),
+            "out of order: {what:?}"
+        );
+        self.events.push(Event { at, conn, what });
+        self
+    }
+
+    /// A connection that is accepted at once, its client named after it.
+    pub fn connects(self, at: u64, conn: u32, node: u8) -> Self {
+        self.connects_as(at, conn, node, &format!("c{conn}"))
+    }
+
+    pub fn connects_as(self, at: u64, conn: u32, node: u8, client: &str) -> Self {
+        let client = client.to_owned();
+        self.add(
+            at,
+            conn,
+            What::Connecting {
+                client,
+                node,
+                will: None,
+            },
+        )
+        .add(
+            at,
+            conn,
+            What::Connected {
+                session_present: false,
+            },
+        )
+    }
+
+    pub fn connects_with_will(self, at: u64, conn: u32, node: u8, message: u64) -> Self {
+        let will = Some((message, "wills/1".to_owned()));
+        let client = format!("c{conn}");
+        self.add(at, conn, What::Connecting { client, node, will })
+            .add(
+                at,
+                conn,
+                What::Connected {
+                    session_present: false,
+                },
+            )
+    }
+
+    pub fn subscribed(self, at: u64, conn: u32, filter: &str) -> Self {
+        let filter = filter.to_owned();
+        self.add(at, conn, What::Subscribed { filter, code: 2 })
+    }
+
+    /// A message on topic `t` at QoS 2.
+    pub fn sends(self, at: u64, conn: u32, message: u64) -> Self {
+        self.publishes(at, conn, message, "t", false)
+    }
+
+    /// A retained message on topic `t` at QoS 2.
+    pub fn sends_retained(self, at: u64, conn: u32, message: u64) -> Self {
+        self.publishes(at, conn, message, "t", true)
+    }
+
+    fn publishes(self, at: u64, conn: u32, message: u64, topic: &str, retain: bool) -> Self {
+        let topic = topic.to_owned();
+        self.add(
+            at,
+            conn,
+            What::Published {
+                message,
+                topic,
+                qos: 2,
+                retain,
+            },
+        )
+    }
+
+    pub fn acked(self, at: u64, conn: u32, message: u64) -> Self {
+        self.acked_with(at, conn, message, 0)
+    }
+
+    pub fn acked_with(self, at: u64, conn: u32, message: u64, reason: u8) -> Self {
+        self.add(
+            at,
+            conn,
+            What::Acked {
+                message,
+                ack: Ack::Pubrec,
+                reason,
+            },
+        )
+    }
+
+    /// On topic `t` at QoS 2.
+    pub fn gets(self, at: u64, conn: u32, message: u64) -> Self {
+        let topic = "t".to_owned();
+        self.add(
+            at,
+            conn,
+            What::Delivered {
+                message,
+                topic,
+                qos: 2,
+                dup: false,
+                retain: false,
+            },
+        )
+    }
+
+    pub fn leaves(self, at: u64, conn: u32) -> Self {
+        self.add(at, conn, What::Leaving)
+    }
+
+    pub fn ended(self, at: u64, conn: u32, by: Side) -> Self {
+        self.add(at, conn, What::Ended { by })
+    }
+
+    pub fn fault(self, at: u64, node: u8, kind: Kind, phase: Phase) -> Self {
+        self.add(at, NOBODY, What::Fault { node, kind, phase })
+    }
+
+    pub fn kept(self, at: u64, node: u8, message: impl Into<Option<u64>>) -> Self {
+        let topic = "t".to_owned();
+        let message = message.into();
+        self.add(
+            at,
+            NOBODY,
+            What::Kept {
+                node,
+                topic,
+                message,
+            },
+        )
+    }
+
+    pub fn settled(self, at: u64) -> Self {
+        self.add(at, NOBODY, What::Settled)
+    }
+}
+
+/// How many violations the check finds.
+pub fn count(script: &Script, check: fn(&super::View<'_>) -> Vec<super::Violation>) -> usize {
+    check(&super::View::new(&script.events)).len()
+}

@@ -1,0 +1,143 @@
+//! The plan of faults: from one seed, the same steps every time. Steps follow each other and each is over before the next,
+//! so never more than one node of three is broken.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::history::Kind;
+
+/// T of the clusters under test, in milliseconds.
+pub const NODE_DOWN_AFTER_MS: u64 = 2_000;
+/// How long a node without a quorum keeps its clients, in milliseconds.
+pub const MINORITY_GRACE_MS: u64 = 3_000;
+
+const PROCESS_FAULTS: [Kind; 5] = [
+    Kind::Kill,
+    Kind::QuickRestart,
+    Kind::PauseShort,
+    Kind::PauseLong,
+    Kind::Term,
+];
+const LINK_FAULTS: [Kind; 3] = [Kind::Cut, Kind::Deaf, Kind::Mute];
+
+/// One fault of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub kind: Kind,
+    /// From 1.
+    pub node: u8,
+    /// How long it is in force.
+    pub hold: Duration,
+    /// How long all is well after it.
+    pub rest: Duration,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            node,
+            hold,
+            rest,
+        } = self;
+        write!(f, "{kind:?} of n{node} for {hold:?}, then rest {rest:?}")
+    }
+}
+
+/// Steps without end.
+pub struct Schedule {
+    rng: StdRng,
+    kinds: Vec<Kind>,
+    /// Kinds still to come before any comes again: short runs see as many as they can.
+    deck: Vec<Kind>,
+}
+
+impl Schedule {
+    pub fn new(seed: u64, links_can_be_cut: bool) -> Self {
+        let mut kinds = PROCESS_FAULTS.to_vec();
+        if links_can_be_cut {
+            kinds.extend(LINK_FAULTS);
+        }
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            kinds,
+            deck: Vec::new(),
+        }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        if self.deck.is_empty() {
+            self.deck.clone_from(&self.kinds);
+            self.deck.shuffle(&mut self.rng);
+        }
+        let kind = self.deck.pop()?;
+        Some(Step {
+            kind,
+            node: self.rng.random_range(1..=3),
+            hold: Duration::from_millis(self.rng.random_range(hold_ms(kind))),
+            rest: Duration::from_millis(self.rng.random_range(300..=2_500)),
+        })
+    }
+}
+
+fn hold_ms(kind: Kind) -> RangeInclusive<u64> {
+    const T: u64 = NODE_DOWN_AFTER_MS;
+    match kind {
+        Kind::Kill => 200..=3 * T,
+        Kind::QuickRestart | Kind::Term => 0..=0,
+        Kind::PauseShort => 100..=T * 3 / 4,
+        Kind::PauseLong => T + 500..=3 * T,
+        // Up to beyond the grace after which the node sends its clients away.
+        Kind::Cut | Kind::Deaf | Kind::Mute => T + 500..=T + MINORITY_GRACE_MS + 3_000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_seed_gives_the_same_steps() {
+        let steps = |seed| Schedule::new(seed, true).take(50).collect::<Vec<_>>();
+        assert_eq!(steps(7), steps(7));
+        assert_ne!(steps(7), steps(8));
+    }
+
+    #[test]
+    fn every_kind_comes_before_any_comes_again() {
+        let mut kinds: Vec<_> = Schedule::new(1, true)
+            .take(8)
+            .map(|step| step.kind)
+            .collect();
+        kinds.dedup();
+        for kind in PROCESS_FAULTS.into_iter().chain(LINK_FAULTS) {
+            assert!(kinds.contains(&kind), "{kind:?} is missing");
+        }
+        assert!(
+            Schedule::new(1, false)
+                .take(50)
+                .all(|step| !step.kind.parts())
+        );
+    }
+
+    #[test]
+    fn pauses_are_shorter_or_longer_than_t() {
+        for step in Schedule::new(3, true).take(200) {
+            let long = step.hold > Duration::from_millis(NODE_DOWN_AFTER_MS);
+            match step.kind {
+                Kind::PauseShort => assert!(!long, "{step}"),
+                Kind::PauseLong => assert!(long, "{step}"),
+                _ => {}
+            }
+        }
+    }
+}
