@@ -80,11 +80,9 @@ impl Arena {
                     broker.log()
                 );
             }
+            Kind::Split => self.netns().cut(node, next(node)),
             Kind::Cut | Kind::Deaf | Kind::Mute => {
-                let netns = self
-                    .netns
-                    .as_ref()
-                    .expect("planned only where links can be cut");
+                let netns = self.netns();
                 for peer in peers(node) {
                     match kind {
                         Kind::Deaf => netns.deafen(node, peer),
@@ -101,13 +99,18 @@ impl Arena {
         match kind {
             Kind::Kill | Kind::QuickRestart | Kind::Term => broker.restart(),
             Kind::PauseShort | Kind::PauseLong => broker.resume(),
-            Kind::Cut | Kind::Deaf => self.heal(node),
+            Kind::Cut | Kind::Deaf | Kind::Split => self.heal(node),
             Kind::Mute => peers(node).for_each(|peer| self.heal(peer)),
         }
     }
 
     fn heal(&self, node: u8) {
-        self.netns.as_ref().expect("something was cut").heal(node);
+        self.netns().heal(node);
+    }
+
+    fn netns(&self) -> &Netns {
+        let netns = self.netns.as_ref();
+        netns.expect("links are cut only where they can be")
     }
 
     /// Waits until all nodes say that they are ready, several times in a row: one that was declared Down says so until it
@@ -139,6 +142,11 @@ impl Arena {
             good = if ready { good + 1 } else { 0 };
         }
     }
+}
+
+/// The node behind this one, in a ring.
+fn next(node: u8) -> u8 {
+    node % 3 + 1
 }
 
 fn peers(node: u8) -> impl Iterator<Item = u8> {

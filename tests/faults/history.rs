@@ -131,6 +131,8 @@ pub enum Kind {
     Deaf,
     /// The others hear nothing from the node.
     Mute,
+    /// The node and the next one cannot reach each other; both reach the third.
+    Split,
 }
 
 impl Kind {
