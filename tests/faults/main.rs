@@ -11,6 +11,7 @@ mod history;
 mod load;
 mod schedule;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ const LONG: Duration = Duration::from_secs(90);
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a reader waits for retained messages.
 const READ_LIMIT: Duration = Duration::from_secs(10);
-const VIOLATIONS_SHOWN: usize = 5;
+const SHOWN_OF_EACH: usize = 3;
 
 /// Prints what is needed to understand a failed run, however it failed.
 struct Report {
@@ -140,14 +141,19 @@ fn summary(events: &[Event], faults: usize, violations: usize) -> String {
     )
 }
 
+/// The first violations of each promise, with the events around them, and how many there are of each.
 fn explain(violations: &[Violation], events: &[Event]) -> String {
-    let mut text = format!("{} violations\n", violations.len());
-    for violation in violations.iter().take(VIOLATIONS_SHOWN) {
-        let lines = checker::around(violation, events).join("\n    ");
-        let _ = write!(text, "{violation}\n    {lines}\n");
+    let mut found: BTreeMap<&str, Vec<&Violation>> = BTreeMap::new();
+    for violation in violations {
+        found.entry(violation.promise).or_default().push(violation);
     }
-    for violation in violations.iter().skip(VIOLATIONS_SHOWN) {
-        let _ = writeln!(text, "{violation}");
+    let mut text = format!("{} violations\n", violations.len());
+    for (promise, violations) in found {
+        let _ = writeln!(text, "--- {promise}: {} violations", violations.len());
+        for violation in violations.iter().take(SHOWN_OF_EACH) {
+            let lines = checker::around(violation, events).join("\n    ");
+            let _ = write!(text, "{violation}\n    {lines}\n");
+        }
     }
     text
 }
