@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_cluster::config::RetainedLimits;
+use flotte_cluster::config::{Discover, RetainedLimits};
 use flotte_cluster::handle::{self, Cluster, Death, StartError};
 use flotte_cluster::journal::JournalError;
 use flotte_cluster::store::StoreError;
@@ -19,7 +19,7 @@ use crate::admission::Admission;
 use crate::auth::Authenticator;
 use crate::auth::acl::Acl;
 use crate::cli::Exit;
-use crate::config::{Config, Loaded, Sources};
+use crate::config::{Config, DiscoverDns, Loaded, Sources};
 use crate::connection::{PendingConnects, Shared, Workers};
 use crate::listener::{ListenError, Listener, Listeners};
 use crate::local::LocalClients;
@@ -360,6 +360,7 @@ fn refused_start(error: &StartError) -> Exit {
     error!(%error, "the node does not start");
     match error {
         StartError::Net(_) => Exit::CannotBind,
+        StartError::Names(_) => Exit::BadConfiguration,
         StartError::Store(StoreError::Io(..)) | StartError::Journal(JournalError::Dead { .. }) => {
             Exit::DiskFailed
         }
@@ -394,6 +395,16 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
+fn discover(name: &DiscoverDns) -> Discover {
+    match name {
+        DiscoverDns::Hosts(host) => Discover::Hosts {
+            name: host.host().to_owned(),
+            port: host.port(),
+        },
+        DiscoverDns::Services(name) => Discover::Services { name: name.clone() },
+    }
+}
+
 fn cluster_config(config: &Config) -> handle::Config {
     let cluster = &config.cluster;
     handle::Config {
@@ -402,6 +413,8 @@ fn cluster_config(config: &Config) -> handle::Config {
         bind: cluster.bind,
         advertise: cluster.advertise.as_ref().map(ToString::to_string),
         join: cluster.join.iter().map(ToString::to_string).collect(),
+        discover: cluster.discover_dns.as_ref().map(discover),
+        dns_server: cluster.discover_dns_server,
         bootstrap_expect: cluster.first_cluster_nodes().map(u32::from),
         voters: u32::from(cluster.voters),
         session_groups: u32::from(cluster.session_groups_of_a_new_cluster()),

@@ -1,5 +1,6 @@
 //! What the cluster side of a node is told at its start.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,11 @@ pub struct Config {
     pub advertise: Option<String>,
     /// host:port of nodes to find the cluster by.
     pub join: Vec<String>,
-    /// Nodes that found the cluster together; none with nodes to join = never found, else 1.
+    /// A name that leads to nodes to find the cluster by.
+    pub discover: Option<Discover>,
+    /// A DNS server that is asked for it, and for the names of nodes before the system is; none = only the system.
+    pub dns_server: Option<SocketAddr>,
+    /// Nodes that found the cluster together; none with nodes to join or to discover = never found, else 1.
     pub bootstrap_expect: Option<u32>,
     /// Voters of the meta group at most.
     pub voters: u32,
@@ -41,11 +46,29 @@ pub struct Config {
     pub retained_payload_max: usize,
 }
 
+/// How DNS names nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discover {
+    /// The A and AAAA records of a name, all with this port.
+    Hosts { name: String, port: u16 },
+    /// The hosts and ports of the SRV records of a name.
+    Services { name: String },
+}
+
+impl fmt::Display for Discover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Discover::Hosts { name, port } => write!(f, "{name}:{port}"),
+            Discover::Services { name } => f.write_str(name),
+        }
+    }
+}
+
 impl Config {
     /// How many nodes this one founds a cluster with; 0 = it only joins.
     pub fn expect(&self) -> u32 {
-        self.bootstrap_expect
-            .unwrap_or(if self.join.is_empty() { 1 } else { 0 })
+        let is_alone = self.join.is_empty() && self.discover.is_none();
+        self.bootstrap_expect.unwrap_or(u32::from(is_alone))
     }
 
     /// Longest that a barrier takes where nothing is broken: an election and 2 T.

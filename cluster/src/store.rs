@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::id::NodeId;
+use crate::membership::Grant;
 
 /// sled defaults to 1 GiB; what is kept here is a few hundred bytes.
 const SLED_CACHE_BYTES: u64 = 1 << 20;
@@ -117,14 +118,40 @@ impl Store {
         self.put_number("cluster_id", id)
     }
 
-    /// Who holds this node's bootstrap grant.
-    pub fn grant(&self) -> Result<Option<NodeId>, StoreError> {
-        Ok(self.number("grant")?.filter(|id| *id != 0).map(NodeId))
+    /// The bootstrap grant that this node gave.
+    pub fn grant(&self) -> Result<Option<Grant>, StoreError> {
+        let bytes = self.bytes("grant")?.unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+        let grant = bytes.split_at_checked(8).and_then(|(holder, attempt)| {
+            Some(Grant {
+                holder: NodeId(number(holder)?),
+                attempt: number(attempt)?,
+            })
+        });
+        let wrong = || StoreError::Corrupt(self.dir.clone(), "`grant` is not a grant".into());
+        grant.map(Some).ok_or_else(wrong)
     }
 
-    /// Writes down who holds this node's bootstrap grant.
-    pub fn set_grant(&self, holder: Option<NodeId>) -> Result<(), StoreError> {
-        self.put_number("grant", holder.map_or(0, |id| id.0))
+    /// Writes down the bootstrap grant that this node gives, or that it is free.
+    pub fn set_grant(&self, grant: Option<Grant>) -> Result<(), StoreError> {
+        let bytes = grant.map(|grant| [grant.holder.0, grant.attempt].map(u64::to_be_bytes));
+        self.put(
+            "grant",
+            bytes.as_ref().map_or(&[], |bytes| bytes.as_flattened()),
+        )
+    }
+
+    /// The attempt under which this node asks for grants.
+    pub fn attempt(&self) -> Result<u64, StoreError> {
+        Ok(self.number("attempt")?.unwrap_or(0))
+    }
+
+    /// Writes down the attempt under which this node asks for grants from now on.
+    pub fn set_attempt(&self, attempt: u64) -> Result<(), StoreError> {
+        self.put_number("attempt", attempt)
     }
 
     /// The nodes that were to found the cluster together with this one, if it began to.
@@ -250,14 +277,20 @@ mod tests {
         assert_eq!(first.next_incarnation().unwrap(), 1);
         assert_eq!(first.cluster_id().unwrap(), 0);
         first.set_cluster_id(7).unwrap();
-        first.set_grant(Some(NodeId(3))).unwrap();
+        let grant = Grant {
+            holder: NodeId(3),
+            attempt: 4,
+        };
+        first.set_grant(Some(grant)).unwrap();
+        first.set_attempt(2).unwrap();
         first.set_founders(&[NodeId(1), NodeId(2)]).unwrap();
         drop(first);
         let second = Store::open(dir.path()).unwrap();
         assert_eq!(second.node_id().unwrap(), id);
         assert_eq!(second.next_incarnation().unwrap(), 2);
         assert_eq!(second.cluster_id().unwrap(), 7);
-        assert_eq!(second.grant().unwrap(), Some(NodeId(3)));
+        assert_eq!(second.grant().unwrap(), Some(grant));
+        assert_eq!(second.attempt().unwrap(), 2);
         assert_eq!(second.founders().unwrap(), [NodeId(1), NodeId(2)]);
         second
             .set_addresses(&[(NodeId(1), "a:1".into()), (NodeId(2), "b:2".into())])

@@ -6,6 +6,8 @@ mod access;
 mod barrier;
 mod bootstrap;
 mod common;
+mod discovery;
+mod founding;
 mod hostile;
 mod leavers;
 mod limits;

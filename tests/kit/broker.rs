@@ -387,7 +387,13 @@ fn parse_ready(line: &str) -> Option<BTreeMap<String, SocketAddr>> {
     };
     // A unix socket has a path that the test knows.
     let is_path = |word: &&str| word.contains("=unix:");
-    words.filter(|word| !is_path(word)).map(pair).collect()
+    // A cluster port that is advertised by a name stays where it was bound.
+    let is_name = |word: &&str| {
+        let port = word.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        word.starts_with("cluster=") && pair(word).is_none() && matches!(port, Some(Ok(_)))
+    };
+    let words = words.filter(|word| !is_path(word) && !is_name(word));
+    words.map(pair).collect()
 }
 
 #[cfg(test)]
@@ -401,6 +407,9 @@ mod tests {
                 .expect("a ready line");
         assert_eq!(found["mqtt"], SocketAddr::from(([127, 0, 0, 1], 41883)));
         assert_eq!(found.len(), 2);
+        let named = parse_ready("ready mqtt=127.0.0.1:4 cluster=node.example:7").expect("a name");
+        assert_eq!(named.len(), 1);
+        assert!(parse_ready("ready mqtt=127.0.0.1:4 cluster=node").is_none());
         assert!(parse_ready("INFO not ready yet").is_none());
     }
 

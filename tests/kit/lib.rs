@@ -7,6 +7,7 @@ pub mod admin;
 pub mod broker;
 pub mod client;
 pub mod cluster;
+pub mod dns;
 pub mod log;
 pub mod netns;
 pub mod packets;

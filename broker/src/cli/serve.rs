@@ -39,7 +39,7 @@ pub struct Arguments {
     /// A node to ask at the start; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Vec<String>,
-    /// A name whose addresses are the nodes to ask.
+    /// A name whose addresses are the nodes to ask, or one with SRV records, as _flotte._tcp.example.
     #[arg(long, value_name = "HOST:PORT")]
     pub discover_dns: Option<String>,
     /// How many nodes make the first cluster.
@@ -200,7 +200,7 @@ mod tests {
     fn every_flag_reaches_its_key() {
         let config = load(
             "--node-name n1 --data-dir d --mqtt-bind 127.0.0.1:1 --cluster-bind 127.0.0.1:2 --cluster-advertise n1:2 \
-             --join n2:7883 --join n3:7883 --bootstrap-expect 3 --admin-bind 127.0.0.1:3 --allow-anonymous \
+             --join n2:7883 --join n3:7883 --discover-dns nodes:7883 --bootstrap-expect 3 --admin-bind 127.0.0.1:3 --allow-anonymous \
              --log-format json --log-level debug",
         )
         .unwrap()
@@ -211,6 +211,8 @@ mod tests {
         assert_eq!(config.cluster.bind.port(), 2);
         assert_eq!(config.cluster.advertise.unwrap().host(), "n1");
         assert_eq!(config.cluster.join.len(), 2);
+        let discover_dns = config.cluster.discover_dns.map(|name| name.to_string());
+        assert_eq!(discover_dns.as_deref(), Some("nodes:7883"));
         assert_eq!(config.cluster.bootstrap_expect, Some(3));
         assert_eq!(config.admin.bind.port(), 3);
         assert_eq!(config.auth.allow_anonymous, Some(true));
@@ -225,13 +227,13 @@ mod tests {
 
     #[test]
     fn a_bad_flag_names_itself_and_what_is_allowed() {
-        let errors = load("--mqtt-bind here --discover-dns n:7883").unwrap_err();
+        let errors = load("--mqtt-bind here --discover-dns nodes").unwrap_err();
         let shown: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
         assert_eq!(
             shown,
             [
-                "flag --discover-dns: `cluster.discover_dns = \"n:7883\"` is not available in this version",
                 "flag --mqtt-bind: `listener.bind = \"here\"` is not allowed: allowed is an IP address and a port, as 127.0.0.1:1883 or [::1]:1883, or the path of a unix socket, as unix:/run/flotte.sock",
+                "flag --discover-dns: `cluster.discover_dns = \"nodes\"` is not allowed: allowed is a name and a port, as nodes.example:7883, or the name of SRV records, as _flotte._tcp.example",
             ]
         );
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::discover::DiscoverDns;
 use super::section::section;
 use super::types::HostPort;
 
@@ -23,7 +24,12 @@ section! {
         advertise: Option<HostPort> = None;
         /// Nodes to ask at the start, in any order; this one may be among them. Nobody there to join: it goes on asking.
         join: Vec<HostPort> = Vec::new();
-        /// How many nodes make the first cluster; never changed afterwards. Unset: 1 without `join`, else only join.
+        /// A name that leads to nodes to ask, asked again for each round: `nodes.example:7883`, whose addresses (A, AAAA) are nodes
+        /// with this port; or a name that begins with `_`, as `_flotte._tcp.example`, whose SRV records give host and port.
+        discover_dns: Option<DiscoverDns> = None;
+        /// The DNS server to ask for it, and for the names of nodes before the system is asked; unset: what the system uses.
+        discover_dns_server: Option<SocketAddr> = None;
+        /// How many nodes make the first cluster; never changed afterwards. Unset: 1 without `join` and `discover_dns`, else only join.
         bootstrap_expect: Option<u16> = None, in 1..=64;
         /// How many nodes vote on membership, routes and retained messages at most: 3 or 5.
         voters: u8 = 3, in 3..=5;
@@ -43,8 +49,6 @@ section! {
         insecure: bool = false;
     }
     later {
-        /// A name whose addresses are the nodes to ask.
-        "discover_dns": Option<HostPort> = None;
         /// The certificate of this node, PEM.
         "tls.cert": Option<PathBuf> = None;
         /// Its key, PEM.
@@ -64,7 +68,7 @@ impl Config {
     pub fn first_cluster_nodes(&self) -> Option<u16> {
         match self.bootstrap_expect {
             Some(nodes) => Some(nodes),
-            None if self.join.is_empty() => Some(1),
+            None if self.join.is_empty() && self.discover_dns.is_none() => Some(1),
             None => None,
         }
     }

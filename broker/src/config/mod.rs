@@ -8,6 +8,7 @@ pub mod acl;
 pub mod admin;
 pub mod auth;
 pub mod cluster;
+mod discover;
 pub mod durability;
 mod error;
 mod layer;
@@ -30,6 +31,7 @@ mod value;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
+pub use discover::DiscoverDns;
 pub use error::{ConfigError, Origin};
 pub use layer::{Flag, Sources};
 pub use print::{default_file, effective_values};

@@ -233,9 +233,10 @@ impl Checked<'_> {
         if cluster.voters.is_multiple_of(2) {
             self.refuse("cluster.voters", "allowed are 3 and 5");
         }
-        if cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) && cluster.join.is_empty() {
+        let finds_none = cluster.join.is_empty() && cluster.discover_dns.is_none();
+        if cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) && finds_none {
             self.warnings.push(
-                "cluster.bootstrap_expect is more than 1 and cluster.join is empty: this node can only wait to be asked by the others".into(),
+                "cluster.bootstrap_expect is more than 1, cluster.join is empty and cluster.discover_dns unset: this node can only wait to be asked by the others".into(),
             );
         }
     }

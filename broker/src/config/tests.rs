@@ -483,6 +483,10 @@ fn a_first_cluster_is_made_alone_by_expectation_or_not_at_all() {
             .first_cluster_nodes(),
         None
     );
+    let discovers = "[cluster]\ndiscover_dns = \"_flotte._tcp.example\"\n";
+    assert_eq!(config(discovers).cluster.first_cluster_nodes(), None);
+    let expects = format!("{discovers}bootstrap_expect = 3\n");
+    assert!(load(&expects).unwrap().warnings.is_empty());
     assert_eq!(
         load("[cluster]\nbootstrap_expect = 3\n")
             .unwrap()

@@ -4,6 +4,6 @@ mod bootstrap;
 mod placement;
 mod plan;
 
-pub use bootstrap::{Bootstrap, Probed, Step};
+pub use bootstrap::{Bootstrap, Grant, Probed, Step};
 pub use placement::place;
 pub use plan::{Voting, needed_by, next_move, voter_count};

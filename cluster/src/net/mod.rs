@@ -13,6 +13,7 @@ mod calls;
 mod identity;
 mod link;
 mod listener;
+mod names;
 mod network;
 mod outbox;
 mod peer;
@@ -33,6 +34,7 @@ pub use crate::id::NodeId;
 pub use calls::Answer;
 pub use identity::{Claims, Identity, PROTOCOL, PeerIdentity, check};
 pub use link::{InboundLink, OutboundLink};
+pub use names::{NameError, Names, Records};
 pub use network::{Bound, Network};
 use outbox::OutboxLimits;
 
@@ -41,6 +43,8 @@ use outbox::OutboxLimits;
 pub struct NetConfig {
     /// Where the cluster port listens.
     pub bind: SocketAddr,
+    /// Who is asked for the names of nodes.
+    pub names: Names,
     /// To resolve a name, connect and shake hands.
     pub connect_timeout: Duration,
     /// An idle connection is probed this often...
@@ -72,6 +76,7 @@ impl NetConfig {
     pub fn new(bind: SocketAddr) -> Self {
         Self {
             bind,
+            names: Names::system(),
             connect_timeout: Duration::from_secs(2),
             keep_alive_interval: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(2),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flotte_proto::envelope::Body;
 use flotte_proto::node_client::NodeClient;
 use flotte_proto::{ProbeRequest, ProbeResponse};
+use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -94,17 +95,18 @@ impl Network {
         &self.shared.identity
     }
 
-    /// Keeps a control stream open to a node, at `host:port`. The name is resolved anew for each
-    /// connection; another address ends the current one.
-    pub fn set_peer(&self, id: NodeId, address: &str) {
+    /// Keeps a control stream open to a node, at the `host:port` of one of its starts: one of an older start changes nothing,
+    /// one of the same start only where there is no stream, one of a newer start ends the current stream. The name is resolved
+    /// anew for each connection.
+    pub fn set_peer(&self, id: NodeId, address: &str, incarnation: u64) {
         if id == self.shared.identity.node_id() || self.shared.shutdown.is_cancelled() {
             return;
         }
         let mut peers = self.shared.peers.write();
         match peers.get(&id) {
-            Some(peer) => peer.set_address(address),
+            Some(peer) => peer.set_address(address, incarnation),
             None => {
-                let peer = Peer::new(id, address, self.shared.shutdown.child_token());
+                let peer = Peer::new(id, address, incarnation, self.shared.shutdown.child_token());
                 peers.insert(id, Arc::clone(&peer));
                 self.shared.spawn(peer.run(Arc::clone(&self.shared)));
             }
@@ -231,13 +233,16 @@ impl Shared {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("{address:?} is no address: {}", chain(&error)))?
             .connect_timeout(self.config.connect_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(self.config.keep_alive_interval)
             .keep_alive_timeout(self.config.keep_alive_timeout)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        endpoint.connect().await.map_err(|error| chain(&error))
+        let mut connector = HttpConnector::new_with_resolver(self.config.names.clone());
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(self.config.connect_timeout));
+        let connected = endpoint.connect_with_connector(connector).await;
+        connected.map_err(|error| chain(&error))
     }
 
     /// Starts a task of the transport.

@@ -29,7 +29,8 @@ use super::{CallError, Claims, NodeId, PeerIdentity, identity, outbox};
 /// A node that this one calls.
 pub(super) struct Peer {
     id: NodeId,
-    address: watch::Sender<String>,
+    /// Where it is, and which start of it was there.
+    address: watch::Sender<(u64, String)>,
     /// Written by the task alone, read by all callers.
     standing: RwLock<Standing>,
     /// Ends the wait before the next attempt.
@@ -68,10 +69,15 @@ struct Established {
 }
 
 impl Peer {
-    pub(super) fn new(id: NodeId, address: &str, cancel: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(
+        id: NodeId,
+        address: &str,
+        incarnation: u64,
+        cancel: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
-            address: watch::Sender::new(address.to_owned()),
+            address: watch::Sender::new((incarnation, address.to_owned())),
             standing: RwLock::new(Standing::Down),
             wake: Notify::new(),
             cancel,
@@ -79,9 +85,13 @@ impl Peer {
         })
     }
 
-    pub(super) fn set_address(&self, address: &str) {
-        self.address.send_if_modified(|current| {
-            let differs = current != address;
+    /// See [`Network::set_peer`](super::Network::set_peer).
+    pub(super) fn set_address(&self, address: &str, incarnation: u64) {
+        let is_up = matches!(&*self.standing.read(), Standing::Up(_));
+        self.address.send_if_modified(|(start, current)| {
+            let is_newer = incarnation > *start;
+            *start = (*start).max(incarnation);
+            let differs = current != address && (is_newer || incarnation == *start && !is_up);
             if differs {
                 address.clone_into(current);
             }
@@ -90,7 +100,7 @@ impl Peer {
     }
 
     pub(super) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.address.borrow().1.clone()
     }
 
     /// The stream, or why there is none.
@@ -102,9 +112,12 @@ impl Peer {
         }
     }
 
-    /// The peer has shown itself, in this incarnation: there is no need to wait before the next
+    /// The peer has shown itself, in this incarnation and with this address: there is no need to wait before the next
     /// attempt, and a stream to an older incarnation leads nowhere.
-    pub(super) fn seen(&self, incarnation: u64) {
+    pub(super) fn seen(&self, incarnation: u64, advertise: &str) {
+        if !advertise.is_empty() {
+            self.set_address(advertise, incarnation);
+        }
         match &*self.standing.read() {
             Standing::Up(session) if session.peer.incarnation >= incarnation => {}
             Standing::Up(session) => session.expire(),
@@ -133,7 +146,7 @@ impl Peer {
         loop {
             // Before the handshake is made, so that no change is missed.
             let mut claims = shared.identity.watch();
-            let target = address.borrow_and_update().clone();
+            let target = address.borrow_and_update().1.clone();
             let limit = shared.config.connect_timeout;
             let outcome = match timeout(limit, self.establish(shared, &target)).await {
                 Ok(outcome) => outcome,
@@ -191,6 +204,14 @@ impl Peer {
             .into_inner();
         let (theirs, first) = first_answer(&mut answers).await?;
         identity::check_callee(&ours, &theirs, self.id).map_err(Failure::Refused)?;
+        let newest = self.address.borrow().0;
+        if theirs.incarnation < newest {
+            // What it lacks it once acknowledged: consensus must not speak to it.
+            return Err(Failure::Refused(format!(
+                "node {} ({:?}) comes as its start {}, and start {newest} of it is known: its disk is an older copy",
+                self.id, theirs.name, theirs.incarnation
+            )));
+        }
         let peer = PeerIdentity::from(theirs);
         let session = Arc::new(Session::new(peer, queue, shared.config.calls_max));
         Ok(Established {
@@ -206,7 +227,7 @@ impl Peer {
         shared: &Shared,
         established: Established,
         claims: &mut watch::Receiver<Claims>,
-        address: &mut watch::Receiver<String>,
+        address: &mut watch::Receiver<(u64, String)>,
     ) -> Again {
         let Established {
             session,

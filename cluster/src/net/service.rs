@@ -99,7 +99,7 @@ impl Service {
             return refuse_control("the stream does not begin with a handshake".to_owned());
         };
         let peer = NodeId(theirs.node_id);
-        let incarnation = theirs.incarnation;
+        let (incarnation, advertise) = (theirs.incarnation, theirs.advertise.clone());
         let registration = match self.admit(&theirs).and_then(|()| self.register(peer)) {
             Ok(registration) => registration,
             Err(why) => return refuse_control(why),
@@ -118,7 +118,7 @@ impl Service {
             .spawn(inbound.run(envelopes, requests, registration));
         // A peer that has just come up is called back at once.
         if let Some(peer) = self.shared.peers.read().get(&peer) {
-            peer.seen(incarnation);
+            peer.seen(incarnation, &advertise);
         }
         frames.map(Ok).boxed()
     }

@@ -106,11 +106,12 @@ impl TestNode {
             cluster_id,
             incarnation,
         };
-        let identity = Identity::new(NodeId(id), &format!("n{id}"), "unused:1", claims);
         let handler = Arc::new(Echo::default());
         let shutdown = CancellationToken::new();
         let bound = Network::bind(config.bind).await.unwrap();
         let address = bound.local_addr();
+        let name = format!("n{id}");
+        let identity = Identity::new(NodeId(id), &name, &address.to_string(), claims);
         let network = Network::start(
             config,
             bound,
@@ -128,7 +129,8 @@ impl TestNode {
     }
 
     fn knows(&self, other: &TestNode) {
-        self.network.set_peer(other.id, &other.address.to_string());
+        self.network
+            .set_peer(other.id, &other.address.to_string(), 0);
     }
 
     async fn ask(&self, to: NodeId, index: u64) -> Result<u64, CallError> {
@@ -311,7 +313,7 @@ async fn another_node_at_the_address_is_an_error_that_names_both() {
         TestNode::start(1, 7, 1).await,
         TestNode::start(2, 7, 1).await,
     );
-    a.network.set_peer(NodeId(3), &b.address.to_string());
+    a.network.set_peer(NodeId(3), &b.address.to_string(), 0);
     let start = Instant::now();
     loop {
         match a.ask(NodeId(3), 1).await {

@@ -17,7 +17,8 @@ use super::node::Node;
 use crate::handle::Kick;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
-use crate::net::{Handler, InboundLink, PeerIdentity};
+use crate::membership::Grant;
+use crate::net::{Handler, InboundLink, PeerIdentity, check};
 use crate::raft::Death;
 
 /// Answers for a node, once that is made.
@@ -339,7 +340,7 @@ impl Node {
             return Ok(());
         }
         let grant = self.bootstrap.lock().grant();
-        if grant.is_some_and(|holder| holder.0 == hello.cluster_id) {
+        if grant.is_some_and(|grant| grant.holder.0 == hello.cluster_id) {
             return self.adopt(hello.cluster_id).map_err(|e| e.to_string());
         }
         Err(format!(
@@ -363,43 +364,78 @@ impl Node {
         let Some(hello) = &request.hello else {
             return ProbeResponse::default();
         };
+        if hello.node_id != self.id.0
+            && let Err(why) = check(&self.identity.hello(), hello)
+        {
+            self.discovery.complain(why.clone());
+            return ProbeResponse {
+                hello: Some(self.identity.hello()),
+                refused: why,
+                ..ProbeResponse::default()
+            };
+        }
+        if self.identity.cluster_id() == 0 && hello.cluster_id == 0 && hello.node_id != self.id.0 {
+            self.discovery.hear(std::iter::once(&hello.advertise));
+        }
+        let grant = Grant {
+            holder: NodeId(hello.node_id),
+            attempt: request.attempt,
+        };
         let refused = match request.ask() {
             probe_request::Ask::Nothing => String::new(),
             probe_request::Ask::Grant => self
-                .grant(hello.node_id, request.bootstrap_expect)
+                .grant(grant, request.bootstrap_expect)
                 .err()
                 .unwrap_or_default(),
-            probe_request::Ask::Release => self.release(hello.node_id).err().unwrap_or_default(),
+            probe_request::Ask::Release => self.release(grant).err().unwrap_or_default(),
             probe_request::Ask::Join => self.let_join(hello).await.err().unwrap_or_default(),
         };
         let members: Vec<Member> = self.meta.read().members().values().cloned().collect();
+        let given = self.bootstrap.lock().grant();
+        let is_empty = self.identity.cluster_id() == 0;
         ProbeResponse {
             hello: Some(self.identity.hello()),
             members,
-            grant_holder: self.bootstrap.lock().grant().map_or(0, |id| id.0),
+            grant_holder: given.map_or(0, |grant| grant.holder.0),
+            grant_attempt: given.map_or(0, |grant| grant.attempt),
             refused,
             meta_leader: self.meta_group.status().leader.map_or(0, |id| id.0),
             bootstrap_expect: self.config.expect(),
-            banned: self.meta.read().is_banned(NodeId(hello.node_id)),
+            banned: self.is_gone(hello),
+            heard: if is_empty {
+                self.discovery.heard().into_iter().collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 
+    /// Whether this node's replica knows that a node is no member any more, or of a later start of it: an older copy of its disk.
+    fn is_gone(&self, hello: &flotte_proto::Hello) -> bool {
+        let id = NodeId(hello.node_id);
+        let meta = self.meta.read();
+        let member = meta.members().get(&id);
+        let is_ours = hello.cluster_id == self.identity.cluster_id();
+        meta.is_banned(id)
+            || is_ours && member.is_some_and(|member| member.incarnation > hello.incarnation)
+    }
+
     /// Grants this node's bootstrap; on disk before it is answered.
-    pub(super) fn grant(&self, asker: u64, expect: u32) -> Result<(), String> {
+    pub(super) fn grant(&self, asked: Grant, expect: u32) -> Result<(), String> {
         if self.identity.cluster_id() != 0 {
             return Err("this node belongs to a cluster".into());
         }
         let mut bootstrap = self.bootstrap.lock();
-        let holder = bootstrap.handle_ask(NodeId(asker), expect)?;
-        self.store.set_grant(Some(holder)).map_err(|e| {
+        let given = bootstrap.handle_ask(asked, expect)?;
+        self.store.set_grant(Some(given)).map_err(|e| {
             self.die(Death::Disk(e.to_string()));
             e.to_string()
         })
     }
 
-    pub(super) fn release(&self, holder: u64) -> Result<(), String> {
+    fn release(&self, grant: Grant) -> Result<(), String> {
         let mut bootstrap = self.bootstrap.lock();
-        bootstrap.handle_release(NodeId(holder));
+        bootstrap.handle_release(grant);
         self.store.set_grant(bootstrap.grant()).map_err(|e| {
             self.die(Death::Disk(e.to_string()));
             e.to_string()

@@ -36,21 +36,21 @@ impl Node {
         if let Err(e) = self.enter().await {
             return self.die(Death::Disk(e.to_string()));
         }
+        // Whoever is where this node was told to look may belong to another cluster, or have moved.
+        let looking = Arc::clone(&self);
+        tokio::spawn(async move { looking.find_again().await });
         self.progress("waiting for the cluster to take this node in");
         if !self.meta_group.is_initialized().await.unwrap_or(true) {
             self.ask_to_join().await;
         }
         // A leader may be there before the cluster is founded: an Up before that would be one of a stranger.
         if self.founded_without_it().await {
-            let why = "it was removed, or another node took its name";
+            let why = "it was removed, another node took its name, or its disk is an older copy";
             return self.die(Death::Refused(why.into()));
         }
+        // The first was drawn at the start of the process: those who hear it know the newest address by it.
+        let mut incarnation = self.identity.incarnation();
         loop {
-            let incarnation = match self.store.next_incarnation() {
-                Ok(incarnation) => incarnation,
-                Err(e) => return self.die(Death::Disk(e.to_string())),
-            };
-            self.identity.set_incarnation(incarnation);
             let me = NodeRef {
                 node: self.id,
                 incarnation,
@@ -63,6 +63,11 @@ impl Node {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
             shutdown.cancel();
+            incarnation = match self.store.next_incarnation() {
+                Ok(incarnation) => incarnation,
+                Err(e) => return self.die(Death::Disk(e.to_string())),
+            };
+            self.identity.set_incarnation(incarnation);
         }
     }
 

@@ -2,6 +2,7 @@
 //! the cores.
 
 mod barriers;
+mod discovery;
 mod duties;
 mod inbound;
 mod kicks;

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::discovery::Discovery;
 use super::leases::Leases;
 use super::life::Life;
 use crate::config::Config;
@@ -51,6 +52,8 @@ pub struct Node {
     /// The current start of this node, while it is Up.
     pub(super) life: RwLock<Option<Arc<Life>>>,
     pub(super) groups: RwLock<BTreeMap<GroupId, Replica>>,
+    /// Knows whom to ask for a cluster.
+    pub(super) discovery: Discovery,
     /// Decides who founds the cluster while this node is empty.
     pub(super) bootstrap: Mutex<Bootstrap>,
     /// What the node is busy with or lacks, for people.
@@ -199,7 +202,7 @@ impl Node {
         ProbeRequest {
             hello: Some(self.identity.hello()),
             bootstrap_expect,
-            ask: 0,
+            ..ProbeRequest::default()
         }
     }
 
@@ -215,8 +218,9 @@ impl Node {
         for member in
             members.filter(|member| member.node_id != self.id.0 && !member.advertise.is_empty())
         {
+            let id = NodeId(member.node_id);
             self.network
-                .set_peer(NodeId(member.node_id), &member.advertise);
+                .set_peer(id, &member.advertise, member.incarnation);
             known.insert(NodeId(member.node_id), member.advertise.clone());
         }
         if known != before {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::discovery::Discovery;
 use super::inbound::Inbound;
 use super::leases::Leases;
 use super::life::ToLeader;
@@ -26,9 +27,9 @@ use crate::id::{GroupId, NodeId};
 use crate::journal::{Journal, JournalConfig, JournalError};
 use crate::leader::{Leader, wall_ms};
 use crate::lease::Lease;
-use crate::membership::{Bootstrap, Probed, Step, place, voter_count};
+use crate::membership::{Bootstrap, Grant, Probed, Step, place, voter_count};
 use crate::meta::MetaMachine;
-use crate::net::{Claims, Identity, NetConfig, NetError, Network};
+use crate::net::{Claims, Identity, NameError, Names, NetConfig, NetError, Network, check};
 use crate::proposer::Route;
 use crate::raft::{
     Death, FatalSignal, Group, GroupConfig, Host, NodeInfo, SnapshotError, SnapshotStore,
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The meta group cannot be opened.
     #[error("meta group: {0}")]
     Group(#[from] crate::raft::StartError),
+    /// The DNS server of the configuration cannot be used.
+    #[error("DNS server: {0}")]
+    Names(NameError),
     /// The snapshots in the data directory cannot be used.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
@@ -68,10 +72,15 @@ pub async fn start(
 ) -> Result<Cluster, StartError> {
     let store = Store::open(&config.data_dir)?;
     let id = store.node_id()?;
+    let names = match config.dns_server {
+        Some(server) => Names::of_server(server).map_err(StartError::Names)?,
+        None => Names::system(),
+    };
     let journal = Journal::open(&config.data_dir.join("journal"), JournalConfig::default())?;
     let snapshots = SnapshotStore::open(&config.data_dir.join("snapshots"))?;
     let inbound = Arc::new(Inbound::default());
-    let (identity, network) = open_network(&config, &store, inbound.clone(), &shutdown).await?;
+    let (identity, network) =
+        open_network(&config, &store, &names, inbound.clone(), &shutdown).await?;
     let meta = Arc::new(MetaMachine::default());
     let host = Host {
         node_id: id,
@@ -81,7 +90,7 @@ pub async fn start(
         fatal: FatalSignal::new(),
     };
     let meta_group = Group::start(GroupId::META, GroupConfig::meta(), meta.clone(), &host).await?;
-    let bootstrap = Bootstrap::new(id, config.expect(), store.grant()?);
+    let bootstrap = Bootstrap::new(id, config.expect(), store.grant()?, store.attempt()?);
     let (down, downs) = mpsc::channel(64);
     let leases = Leases::start(
         id,
@@ -100,6 +109,7 @@ pub async fn start(
         lease: Arc::new(Lease::default()),
         life: RwLock::default(),
         groups: RwLock::default(),
+        discovery: Discovery::new(&config, names),
         bootstrap: Mutex::new(bootstrap),
         progress: Mutex::new("starting".into()),
         lives: watch::channel(0).0,
@@ -126,6 +136,7 @@ pub async fn start(
 async fn open_network(
     config: &Config,
     store: &Store,
+    names: &Names,
     inbound: Arc<Inbound>,
     shutdown: &CancellationToken,
 ) -> Result<(Arc<Identity>, Network), StartError> {
@@ -134,19 +145,22 @@ async fn open_network(
     let advertise = config.advertise.clone().unwrap_or_else(local);
     let claims = Claims {
         cluster_id: store.cluster_id()?,
-        incarnation: 0,
+        incarnation: store.next_incarnation()?,
     };
     let identity = Identity::new(store.node_id()?, &config.node_name, &advertise, claims);
     let identity = Arc::new(identity);
     let network = Network::start(
-        NetConfig::new(config.bind),
+        NetConfig {
+            names: names.clone(),
+            ..NetConfig::new(config.bind)
+        },
         bound,
         Arc::clone(&identity),
         inbound,
         shutdown.clone(),
     );
     for (peer, address) in store.addresses()? {
-        network.set_peer(peer, &address);
+        network.set_peer(peer, &address, 0);
     }
     Ok((identity, network))
 }
@@ -159,7 +173,7 @@ impl Node {
             return self.found(&self.known_founders().await?).await;
         }
         while self.identity.cluster_id() == 0 {
-            let probed = self.probe_all(probe_request::Ask::Nothing).await;
+            let probed = self.probe_expected().await;
             if self.identity.cluster_id() != 0 {
                 break;
             }
@@ -172,7 +186,7 @@ impl Node {
                 }
                 Step::Join(cluster_id) => return self.join(cluster_id).await,
                 Step::Ask(nodes) => self.ask(&nodes, &probed).await,
-                Step::Release(nodes) => self.give_back(&nodes, &probed).await,
+                Step::Release(grants) => self.give_back(&grants, &probed).await?,
                 Step::Found(nodes) => {
                     let founders = self.describe(&nodes, &probed);
                     return self.found(&founders).await;
@@ -189,10 +203,35 @@ impl Node {
             ask: ask.into(),
             ..self.introduction()
         };
-        let mut addresses: BTreeSet<String> = self.config.join.iter().cloned().collect();
+        let mut addresses = self.discovery.addresses().await;
         // Where members were when this node last heard of them.
         let known = self.store.addresses().unwrap_or_default();
         addresses.extend(known.into_iter().map(|(_, address)| address));
+        self.probe_these(addresses, request).await
+    }
+
+    /// As long as fewer than expected answer where the configuration says, those that others have heard of count, too: lists may
+    /// overlap and name some only.
+    async fn probe_expected(&self) -> Vec<(String, ProbeResponse)> {
+        let mut probed = self.probe_all(probe_request::Ask::Nothing).await;
+        let expected = usize::try_from(self.config.expect()).unwrap_or(usize::MAX);
+        let is_other =
+            |(_, response): &&(_, ProbeResponse)| other(&response.hello, self.id).is_some();
+        self.discovery
+            .hear(probed.iter().flat_map(|(_, response)| &response.heard));
+        if probed.iter().filter(is_other).count() + 1 < expected {
+            let mut heard = self.discovery.heard();
+            heard.retain(|address| !probed.iter().any(|(known, _)| known == address));
+            probed.extend(self.probe_these(heard, self.introduction()).await);
+        }
+        probed
+    }
+
+    async fn probe_these(
+        &self,
+        addresses: BTreeSet<String>,
+        request: ProbeRequest,
+    ) -> Vec<(String, ProbeResponse)> {
         let probes = addresses.into_iter().map(|address| {
             let (request, network) = (request.clone(), self.network.clone());
             async move {
@@ -214,12 +253,16 @@ impl Node {
             let Some(hello) = other(&response.hello, self.id) else {
                 continue;
             };
-            self.network.set_peer(NodeId(hello.node_id), address);
+            self.network
+                .set_peer(NodeId(hello.node_id), address, hello.incarnation);
             bootstrap.handle_probed(Probed {
                 node: NodeId(hello.node_id),
                 cluster_id: hello.cluster_id,
                 expect: response.bootstrap_expect,
-                grant: Some(NodeId(response.grant_holder)).filter(|id| id.0 != 0),
+                grant: (response.grant_holder != 0).then_some(Grant {
+                    holder: NodeId(response.grant_holder),
+                    attempt: response.grant_attempt,
+                }),
             });
         }
         bootstrap.poll()
@@ -228,45 +271,49 @@ impl Node {
     async fn ask(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) {
         self.progress("collecting the grants to found a cluster");
         // Its own first: where another has that, no one else is asked.
-        if nodes.contains(&self.id) && self.grant(self.id.0, self.config.expect()).is_err() {
+        let asked = self.bootstrap.lock().asks_for();
+        if nodes.contains(&self.id) && self.grant(asked, self.config.expect()).is_err() {
             return;
         }
-        self.probe_some(nodes, probed, probe_request::Ask::Grant)
+        let asked = nodes.iter().map(|node| (*node, asked.attempt)).collect();
+        self.probe_some(&asked, probed, probe_request::Ask::Grant)
             .await;
     }
 
-    async fn give_back(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) {
+    async fn give_back(
+        &self,
+        grants: &BTreeMap<NodeId, u64>,
+        probed: &[(String, ProbeResponse)],
+    ) -> Result<(), StoreError> {
         info!("another node founds the cluster: giving grants back");
-        for node in nodes {
-            self.bootstrap.lock().handle_giving_back(*node);
+        {
+            let mut bootstrap = self.bootstrap.lock();
+            bootstrap.handle_giving_back(grants);
+            self.store.set_attempt(bootstrap.asks_for().attempt)?;
+            self.store.set_grant(bootstrap.grant())?;
         }
-        if nodes.contains(&self.id) {
-            let _ = self.release(self.id.0);
-        }
-        self.probe_some(nodes, probed, probe_request::Ask::Release)
+        self.probe_some(grants, probed, probe_request::Ask::Release)
             .await;
+        Ok(())
     }
 
+    /// Sends a request about grants, each with its attempt.
     async fn probe_some(
         &self,
-        nodes: &BTreeSet<NodeId>,
+        grants: &BTreeMap<NodeId, u64>,
         probed: &[(String, ProbeResponse)],
         ask: probe_request::Ask,
     ) {
-        let request = ProbeRequest {
-            ask: ask.into(),
-            ..self.introduction()
-        };
-        for (address, response) in probed {
-            if other(&response.hello, self.id)
-                .is_some_and(|hello| nodes.contains(&NodeId(hello.node_id)))
-            {
-                let _ = self
-                    .network
-                    .probe(address, request.clone(), PROBE_TIMEOUT)
-                    .await;
-            }
-        }
+        let requests = probed.iter().filter_map(|(address, response)| {
+            let hello = other(&response.hello, self.id)?;
+            let request = ProbeRequest {
+                ask: ask.into(),
+                attempt: *grants.get(&NodeId(hello.node_id))?,
+                ..self.introduction()
+            };
+            Some(self.network.probe(address, request, PROBE_TIMEOUT))
+        });
+        futures::future::join_all(requests).await;
     }
 
     fn describe(&self, nodes: &BTreeSet<NodeId>, probed: &[(String, ProbeResponse)]) -> Vec<Hello> {
@@ -284,7 +331,7 @@ impl Node {
     async fn known_founders(&self) -> Result<Vec<Hello>, StoreError> {
         let founders: BTreeSet<NodeId> = self.store.founders()?.into_iter().collect();
         loop {
-            let probed = self.probe_all(probe_request::Ask::Nothing).await;
+            let probed = self.probe_expected().await;
             let described = self.describe(&founders, &probed);
             if described.len() == founders.len() {
                 return Ok(described);
@@ -309,7 +356,7 @@ impl Node {
         self.progress("founding the cluster");
         for hello in founders {
             self.network
-                .set_peer(NodeId(hello.node_id), &hello.advertise);
+                .set_peer(NodeId(hello.node_id), &hello.advertise, hello.incarnation);
         }
         let voters = voter_count(ids.len(), self.config.voters);
         let first: BTreeMap<NodeId, NodeInfo> = founders.iter().take(voters).map(info_of).collect();
@@ -387,7 +434,8 @@ impl Node {
             for (address, response) in self.probe_all(probe_request::Ask::Join).await {
                 self.take_addresses(response.members.iter());
                 if let Some(hello) = other(&response.hello, self.id) {
-                    self.network.set_peer(NodeId(hello.node_id), &address);
+                    self.network
+                        .set_peer(NodeId(hello.node_id), &address, hello.incarnation);
                 }
                 if !response.refused.is_empty() && refusals.insert(response.refused.clone()) {
                     info!(%address, why = %response.refused, "not joined there");
@@ -408,14 +456,17 @@ impl Node {
         answers.iter().any(|(_, response)| says_so(response))
     }
 
-    /// Where the addresses of all nodes changed, those to be found by still answer.
+    /// Where the addresses of all nodes changed, those to be found by still answer. Nodes of other clusters among them are named.
     pub(super) async fn find_again(&self) {
         for (address, response) in self.probe_all(probe_request::Ask::Nothing).await {
             let Some(hello) = other(&response.hello, self.id) else {
                 continue;
             };
-            if hello.cluster_id == self.identity.cluster_id() {
-                self.network.set_peer(NodeId(hello.node_id), &address);
+            if let Err(why) = check(&self.identity.hello(), hello) {
+                self.discovery.complain(format!("at {address}: {why}"));
+            } else if hello.cluster_id != 0 {
+                self.network
+                    .set_peer(NodeId(hello.node_id), &address, hello.incarnation);
             }
         }
     }

@@ -164,9 +164,13 @@ impl Node {
         problems.extend(self.host.fatal.reason().map(|death| death.to_string()));
         match state {
             State::Up => {}
-            State::Joining => problems.push(self.progress.lock().clone()),
+            State::Joining => {
+                problems.push(self.progress.lock().clone());
+                problems.extend(self.discovery.trouble());
+            }
             State::NoQuorum => {
                 problems.push("no lease: the meta group's leader does not answer, or has no quorum; nothing is taken from clients".into());
+                problems.extend(self.discovery.trouble());
             }
         }
         let now = wall_ms();

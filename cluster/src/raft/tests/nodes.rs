@@ -156,13 +156,14 @@ impl Node {
             cluster_id,
             incarnation: 1,
         };
-        let identity = Arc::new(Identity::new(id, &id.to_string(), "unused:1", claims));
         let router = Arc::new(Router::default());
         let shutdown = CancellationToken::new();
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let handler = Arc::clone(&router) as Arc<dyn Handler>;
         let bound = Network::bind(bind).await.unwrap();
         let address = bound.local_addr();
+        let identity = Identity::new(id, &id.to_string(), &address.to_string(), claims);
+        let identity = Arc::new(identity);
         let network = Network::start(
             NetConfig::new(bind),
             bound,
@@ -215,7 +216,7 @@ impl Node {
     }
 
     pub fn knows(&self, other: NodeId, address: SocketAddr) {
-        self.network.set_peer(other, &address.to_string());
+        self.network.set_peer(other, &address.to_string(), 0);
     }
 }
 
