@@ -232,8 +232,8 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "flag --mqtt-bind: `listener.bind = \"here\"` is not allowed: allowed is an IP address and a port, as 127.0.0.1:1883 or [::1]:1883, or the path of a unix socket, as unix:/run/flotte.sock",
                 "flag --discover-dns: `cluster.discover_dns = \"nodes\"` is not allowed: allowed is a name and a port, as nodes.example:7883, or the name of SRV records, as _flotte._tcp.example",
+                "flag --mqtt-bind: `listener.bind = \"here\"` is not allowed: allowed is an IP address and a port, as 127.0.0.1:1883 or [::1]:1883, or the path of a unix socket, as unix:/run/flotte.sock",
             ]
         );
     }
