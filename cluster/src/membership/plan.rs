@@ -27,7 +27,10 @@ pub fn next_move(
     placement: &BTreeMap<GroupId, Placed>,
     factor: u32,
 ) -> Option<Move> {
-    if placement.values().any(|placed| placed.moving) {
+    // One that moves to a node that is no more would move for ever: it is sent elsewhere.
+    let is_lost = |placed: &Placed| placed.members.iter().any(|id| !members.contains_key(id));
+    let mut moving = placement.values().filter(|placed| placed.moving);
+    if moving.any(|placed| !is_lost(placed)) {
         return None;
     }
     let stay = members.iter().filter(|(_, member)| !member.leaving);
@@ -270,6 +273,23 @@ mod tests {
         members.insert(NodeId(4), member(true, false));
         let moved = next_move(&members, &placement, 3).map(|moved| moved.to);
         assert_eq!(moved, Some(list(&[1, 3, 4])));
+    }
+
+    #[test]
+    fn one_move_waits_for_another_unless_that_leads_to_a_node_that_is_no_more() {
+        let members = all_up(&[1, 2, 3, 4]);
+        let moving = |ids: &[u64]| Placed {
+            moving: true,
+            ..placed(ids)
+        };
+        let mut placement = BTreeMap::from([
+            (GroupId(1), moving(&[1, 2, 3])),
+            (GroupId(2), placed(&[1, 2, 9])),
+        ]);
+        assert_eq!(next_move(&members, &placement, 3), None);
+        placement.insert(GroupId(1), moving(&[1, 2, 8]));
+        let moved = next_move(&members, &placement, 3).map(|moved| (moved.group, moved.from));
+        assert_eq!(moved, Some((GroupId(1), list(&[1, 2, 8]))));
     }
 
     #[test]

@@ -122,16 +122,18 @@ impl MetaState {
         self.refused.insert(id);
     }
 
-    /// One step at a time: it changes one replica, and not before the last change was followed.
+    /// One step at a time: it changes one replica, and not before the last change was followed, or cannot be any more, as it
+    /// led to a node that is no member now.
     pub(super) fn place(&mut self, place: Place) -> bool {
         let (from, members) = (ids(place.from), ids(place.members));
         let come = members.iter().filter(|id| !from.contains(id)).count();
         let go = from.iter().filter(|id| !members.contains(id)).count();
+        let is_lost = from.iter().any(|id| !self.members.contains_key(id));
         let Some(placed) = self.placement.get_mut(&GroupId(place.group)) else {
             return false;
         };
         let is_step = come <= 1 && go <= 1 && come + go > 0 && !members.is_empty();
-        if placed.moving || placed.members != from || !is_step {
+        if placed.moving && !is_lost || placed.members != from || !is_step {
             return false;
         }
         placed.members = members;

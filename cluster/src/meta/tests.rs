@@ -691,6 +691,12 @@ fn replicas_move_one_at_a_time_and_from_where_they_are() {
         let ids: Vec<u64> = placed.members.iter().map(|id| id.0).collect();
         (ids, placed.moving)
     };
+    let join = Join {
+        node_id: 4,
+        name: "n4".into(),
+        advertise: "a".into(),
+    };
+    rig.run(node(1, 1), Command::Join(join));
     assert_eq!(members(&rig), (vec![1, 2, 3], false));
     for void in [
         place(&[1, 2], &[1, 2, 4]),
@@ -728,4 +734,18 @@ fn a_founder_that_does_not_come_is_away_since_the_founding() {
             .iter()
             .all(|member| !member.up && member.since_ms == 1)
     );
+}
+
+#[test]
+fn a_move_to_a_node_that_is_no_more_is_replaced() {
+    let mut rig = Rig::new();
+    rig.run(node(1, 1), place(&[1, 2, 3], &[1, 3]));
+    rig.run(node(1, 1), place(&[1, 3], &[1, 2]));
+    let members = |rig: &Rig| rig.state.placement()[&GroupId(1)].members.clone();
+    assert_eq!(members(&rig), [NodeId(1), NodeId(3)], "it moves still");
+    rig.run(node(1, 1), down(node(3, 1)));
+    rig.run(node(1, 1), forget(3));
+    rig.run(node(1, 1), place(&[1, 3], &[1, 2]));
+    assert_eq!(members(&rig), [NodeId(1), NodeId(2)]);
+    assert!(rig.state.placement()[&GroupId(1)].moving);
 }

@@ -37,6 +37,9 @@ impl Node {
                     return self.die(Death::State(format!("{group}: {why}")));
                 }
             }
+            if self.life().is_none() {
+                self.give_up_leaderships().await;
+            }
             let mut pause = LOOK_EVERY;
             for (group, placed) in &placement {
                 if self.follow(*group, placed).await {
@@ -53,6 +56,30 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// A node that is not Up may be cut off from one that is, whose clients would wait for it: others lead then, if there are
+    /// any. Only the leader knows who can.
+    async fn give_up_leaderships(&self) {
+        let up: BTreeSet<NodeId> = self.meta.read().up_nodes().map(|up| up.node).collect();
+        let held = self.groups.read().clone();
+        let led = held
+            .into_values()
+            .filter(|replica| replica.group.is_leader());
+        let given_up = led.map(|replica| {
+            let voters = replica.group.status().voters;
+            let heirs = voters
+                .iter()
+                .filter(|id| **id != self.id && up.contains(id));
+            let heir = heirs.copied().find(|id| self.network.connected(*id));
+            async move {
+                // Looked at again, should it fail.
+                if heir.is_some() {
+                    let _ = replica.group.transfer_leader(heir).await;
+                }
+            }
+        });
+        futures::future::join_all(given_up).await;
     }
 
     /// Starts the replica of a group, or stops it, as the placement says.
