@@ -37,7 +37,7 @@ impl Node {
                     return self.die(Death::State(format!("{group}: {why}")));
                 }
             }
-            if self.life().is_none() {
+            if members.get(&self.id).is_some_and(|me| me.cut && !me.up) {
                 self.give_up_leaderships().await;
             }
             let mut pause = LOOK_EVERY;
@@ -58,8 +58,7 @@ impl Node {
         }
     }
 
-    /// A node that is not Up may be cut off from one that is, whose clients would wait for it: others lead then, if there are
-    /// any. Only the leader knows who can.
+    /// A node that went for a cut link is not reached by one that is Up, whose clients would wait for it: others lead then.
     async fn give_up_leaderships(&self) {
         let up: BTreeSet<NodeId> = self.meta.read().up_nodes().map(|up| up.node).collect();
         let held = self.groups.read().clone();
