@@ -182,6 +182,15 @@ fn leader_inside(netns: &Netns) -> u8 {
     })
 }
 
+/// The numbers of the other two namespaces.
+fn others(number: u8) -> [u8; 2] {
+    match number {
+        1 => [2, 3],
+        2 => [1, 3],
+        _ => [1, 2],
+    }
+}
+
 /// Two followers cannot reach each other, though both reach the leader: SUBACK comes all the same.
 #[test]
 fn suback_comes_with_the_link_between_two_followers_cut() {
@@ -192,11 +201,7 @@ fn suback_comes_with_the_link_between_two_followers_cut() {
         let netns = Netns::new(3);
         let cluster = start_in_namespaces(&netns);
         let leader = leader_inside(&netns);
-        let [one, other] = match leader {
-            1 => [2, 3],
-            2 => [1, 3],
-            _ => [1, 2],
-        };
+        let [one, other] = others(leader);
         let mut client = cluster.client(usize::from(one - 1), Version::V5).await;
         client.subscribe(fresh("before"), 1).await;
         netns.cut(one, other);
@@ -222,11 +227,7 @@ fn isolated_node_returns_after_the_cut_is_healed() {
         let netns = Netns::new(3);
         let cluster = start_in_namespaces(&netns);
         let lonely = leader_inside(&netns);
-        let [one, other] = match lonely {
-            1 => [2, 3],
-            2 => [1, 3],
-            _ => [1, 2],
-        };
+        let [one, other] = others(lonely);
         let topic = fresh("cut");
         let mut subscriber = cluster.client(usize::from(one - 1), Version::V5).await;
         subscriber.subscribe(&topic, 1).await;
@@ -283,11 +284,7 @@ fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
         let netns = Netns::new(3);
         let cluster = start_in_namespaces(&netns);
         let leader = leader_inside(&netns);
-        let [one, other] = match leader {
-            1 => [2, 3],
-            2 => [1, 3],
-            _ => [1, 2],
-        };
+        let [one, other] = others(leader);
         let topic = fresh("cut");
         let mut subscribers = Vec::new();
         for number in [one, other] {

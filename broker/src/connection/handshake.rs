@@ -255,6 +255,18 @@ impl Arrival {
         }
     }
 
+    /// What the client takes.
+    fn peer_of(&self, connect: &Connect) -> Peer {
+        let said = &connect.properties;
+        Peer {
+            version: connect.version,
+            receive_maximum: said.receive_maximum().map_or(u16::MAX, Into::into),
+            max_packet_size: said.maximum_packet_size(),
+            topic_alias_maximum: said.topic_alias_maximum().unwrap_or(0),
+            mountpoint: self.listener.config.mountpoint.clone(),
+        }
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn connected(
         self,
@@ -266,7 +278,7 @@ impl Arrival {
         rest: BytesMut,
     ) -> Connection {
         let shared = Arc::clone(&self.worker.shared);
-        let (connect, version) = (&admitted.connect, admitted.connect.version);
+        let version = admitted.connect.version;
         let listener = &self.listener.config;
         let connack = ConnAck {
             session_present: present,
@@ -282,16 +294,7 @@ impl Arrival {
             signal: Arc::clone(&self.signal),
             version,
         };
-        let peer = Peer {
-            version,
-            receive_maximum: connect
-                .properties
-                .receive_maximum()
-                .map_or(u16::MAX, Into::into),
-            max_packet_size: connect.properties.maximum_packet_size(),
-            topic_alias_maximum: connect.properties.topic_alias_maximum().unwrap_or(0),
-            mountpoint: listener.mountpoint.clone(),
-        };
+        let peer = self.peer_of(&admitted.connect);
         let mut inbound = session.inbound().lock();
         inbound.connect(version);
         inbound.set_topic_alias_maximum(shared.config.topic_alias_maximum(listener));

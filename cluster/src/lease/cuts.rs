@@ -38,12 +38,20 @@ impl Cuts {
     }
 
     /// Who is to go, where two nodes have been cut off from each other for `t_ns`: the one that most others do not reach, or
-    /// do not hear from; the highest of them where that is undecided. Never `me`: the other one then.
-    pub fn victim(&self, me: NodeId, t_ns: u64, now_ns: u64) -> Option<NodeId> {
+    /// do not hear from; the highest of them where that is undecided. Never `me`: the other one then. Only nodes that are
+    /// `heard` count: that others do not reach one that is silent is no fault of theirs.
+    pub fn victim(
+        &self,
+        me: NodeId,
+        t_ns: u64,
+        now_ns: u64,
+        heard: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
         let mut apart: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         for (node, peers) in &self.reports {
             for (peer, since) in peers {
-                if now_ns.saturating_sub(*since) >= t_ns {
+                let is_old = now_ns.saturating_sub(*since) >= t_ns;
+                if is_old && heard(*node) && heard(*peer) {
                     apart.entry(*node).or_default().insert(*peer);
                     apart.entry(*peer).or_default().insert(*node);
                 }
@@ -72,7 +80,11 @@ mod tests {
             cuts.handle_report(NodeId(2), &ids(&[3]), now);
             cuts.handle_report(NodeId(3), &ids(&[2]), now);
             let expected = (now == T).then_some(NodeId(3));
-            assert_eq!(cuts.victim(NodeId(1), T, now), expected, "at {now}");
+            assert_eq!(
+                cuts.victim(NodeId(1), T, now, |_| true),
+                expected,
+                "at {now}"
+            );
         }
     }
 
@@ -80,10 +92,10 @@ mod tests {
     fn who_is_apart_from_most_goes() {
         let mut cuts = Cuts::default();
         cuts.handle_report(NodeId(2), &ids(&[4, 5]), 0);
-        assert_eq!(cuts.victim(NodeId(1), T, T), Some(NodeId(2)));
+        assert_eq!(cuts.victim(NodeId(1), T, T, |_| true), Some(NodeId(2)));
         cuts.handle_report(NodeId(3), &ids(&[4]), 0);
         cuts.handle_report(NodeId(6), &ids(&[4]), 0);
-        assert_eq!(cuts.victim(NodeId(1), T, T), Some(NodeId(4)));
+        assert_eq!(cuts.victim(NodeId(1), T, T, |_| true), Some(NodeId(4)));
     }
 
     #[test]
@@ -92,18 +104,18 @@ mod tests {
         cuts.handle_report(NodeId(2), &ids(&[3, 4]), 0);
         cuts.handle_report(NodeId(2), &ids(&[4]), T / 2);
         cuts.handle_report(NodeId(2), &ids(&[3, 4]), T);
-        assert_eq!(cuts.victim(NodeId(1), T, T), Some(NodeId(4)));
+        assert_eq!(cuts.victim(NodeId(1), T, T, |_| true), Some(NodeId(4)));
         cuts.handle_report(NodeId(2), &ids(&[3]), T + 1);
-        assert_eq!(cuts.victim(NodeId(1), T, 2 * T - 1), None);
+        assert_eq!(cuts.victim(NodeId(1), T, 2 * T - 1, |_| true), None);
         cuts.handle_report(NodeId(2), &[], 2 * T);
-        assert_eq!(cuts.victim(NodeId(1), T, 9 * T), None);
+        assert_eq!(cuts.victim(NodeId(1), T, 9 * T, |_| true), None);
     }
 
     #[test]
     fn the_leader_never_takes_itself_down() {
         let mut cuts = Cuts::default();
         cuts.handle_report(NodeId(2), &ids(&[9]), 0);
-        assert_eq!(cuts.victim(NodeId(9), T, T), Some(NodeId(2)));
+        assert_eq!(cuts.victim(NodeId(9), T, T, |_| true), Some(NodeId(2)));
     }
 
     #[test]
@@ -111,8 +123,16 @@ mod tests {
         let mut cuts = Cuts::default();
         cuts.handle_report(NodeId(2), &ids(&[3, 4]), 0);
         cuts.retain(|node| node != NodeId(4));
-        assert_eq!(cuts.victim(NodeId(1), T, T), Some(NodeId(3)));
+        assert_eq!(cuts.victim(NodeId(1), T, T, |_| true), Some(NodeId(3)));
         cuts.retain(|node| node != NodeId(3));
-        assert_eq!(cuts.victim(NodeId(1), T, T), None);
+        assert_eq!(cuts.victim(NodeId(1), T, T, |_| true), None);
+    }
+
+    #[test]
+    fn who_does_not_reach_a_silent_node_stays() {
+        let mut cuts = Cuts::default();
+        cuts.handle_report(NodeId(3), &ids(&[2]), 0);
+        let heard = |node| node != NodeId(2);
+        assert_eq!(cuts.victim(NodeId(1), T, 9 * T, heard), None);
     }
 }

@@ -257,7 +257,11 @@ impl<T> Keeper<T> {
         if self.watched.values().any(|watch| watch.cut) {
             return;
         }
-        let victim = self.cuts.victim(self.me, self.timing.down_after_ns, now_ns);
+        let t_ns = self.timing.down_after_ns;
+        // It renews a few times in this time.
+        let is_fresh = |watch: &Watch| now_ns.saturating_sub(watch.sign_ns) < t_ns / 2;
+        let heard = |node| self.watched.get(&node).is_some_and(is_fresh);
+        let victim = self.cuts.victim(self.me, t_ns, now_ns, heard);
         if let Some(watch) = victim.and_then(|victim| self.watched.get_mut(&victim)) {
             watch.cut = true;
         }
@@ -467,6 +471,38 @@ mod tests {
             Some(&(2_000, OTHER)),
             "T after its last answer"
         );
+    }
+
+    #[test]
+    fn of_two_nodes_that_are_cut_off_from_each_other_one_is_taken_down_and_none_for_a_silent_one() {
+        const THIRD: NodeRef = NodeRef {
+            node: NodeId(3),
+            incarnation: 1,
+        };
+        for is_silent in [false, true] {
+            let mut keeper = keeper();
+            keeper.handle_members(&[ME, OTHER, THIRD], u64::MAX, 0);
+            let mut down = Vec::new();
+            for now in (50..=3_000).step_by(50) {
+                renew(&mut keeper, ME, 9, "me");
+                if !is_silent {
+                    renew(&mut keeper, OTHER, 9, "other");
+                }
+                keeper.handle_renewal(Renewal {
+                    node: THIRD,
+                    applied: 9,
+                    unreachable: vec![OTHER.node],
+                    ticket: "third",
+                });
+                keeper.poll_read();
+                keeper.handle_read(Some(9), now);
+                down.extend(keeper.handle_tick(now));
+            }
+            down.dedup();
+            let expected = if is_silent { OTHER } else { THIRD };
+            assert_eq!(down, [expected], "silent: {is_silent}");
+            assert_eq!(keeper.is_cut(THIRD.node), !is_silent);
+        }
     }
 
     #[test]

@@ -21,6 +21,15 @@ pub struct NodeInfo {
     pub advertise: String,
 }
 
+impl From<&flotte_proto::Member> for NodeInfo {
+    fn from(member: &flotte_proto::Member) -> Self {
+        Self {
+            name: member.name.clone(),
+            advertise: member.advertise.clone(),
+        }
+    }
+}
+
 /// An entry of the log as the state machine knows it: opaque here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Command(pub Bytes);

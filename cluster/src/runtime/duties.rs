@@ -82,8 +82,12 @@ impl Node {
         if end.is_some_and(|end| end <= self.meta.time().now_ms()) {
             self.meta_leader.advance();
         }
-        if let Err(error) = self.care_for_voters(&status).await {
-            info!(%error, "the members of the meta group do not change yet");
+        // A commit may take as long as there is no quorum.
+        let limit = self.config.barrier_max();
+        match tokio::time::timeout(limit, self.care_for_voters(&status)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => info!(%error, "the members of the meta group do not change yet"),
+            Err(_) => info!("the members of the meta group do not change in time"),
         }
         self.move_replicas();
         self.forget_the_gone();
@@ -99,10 +103,7 @@ impl Node {
         let learners: BTreeSet<NodeId> = status.learners.iter().copied().collect();
         for (id, member) in &members {
             if !voters.contains(id) && !learners.contains(id) {
-                let info = NodeInfo {
-                    name: member.name.clone(),
-                    advertise: member.advertise.clone(),
-                };
+                let info = NodeInfo::from(member);
                 info!(node = %id, name = %member.name, "takes part in the meta group as a learner");
                 return self.meta_group.add_learner(*id, info).await;
             }

@@ -107,8 +107,7 @@ impl Node {
         let asked = life.propose_meta(meta_command::Command::Leaving(leaving));
         let asked = tokio::time::timeout(self.config.barrier_max(), asked).await;
         match asked {
-            Ok(Ok((_, reply))) if reply.is_empty() => Ok(()),
-            // It was a member a moment ago.
+            // Or refused: it was a member a moment ago, and is none now.
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(LeaveError::NoAnswer),
         }

@@ -135,11 +135,8 @@ impl Node {
     fn infos(&self, ids: &[NodeId]) -> BTreeMap<NodeId, NodeInfo> {
         let meta = self.meta.read();
         let info = |id: &NodeId| {
-            let member = meta.members().get(id);
-            let (name, advertise) = member
-                .map(|m| (m.name.clone(), m.advertise.clone()))
-                .unwrap_or_default();
-            (*id, NodeInfo { name, advertise })
+            let info = meta.members().get(id).map(NodeInfo::from);
+            (*id, info.unwrap_or_default())
         };
         ids.iter().map(info).collect()
     }
@@ -158,11 +155,16 @@ impl Node {
         let wanted: BTreeSet<NodeId> = placed.members.iter().copied().collect();
         let voters: BTreeSet<NodeId> = status.voters.iter().copied().collect();
         let step = self.step(id, &replica.group, &wanted, &voters, &status.learners);
-        match step.await {
-            Ok(true) => self.settle(id, placed).await,
-            Ok(false) => {}
-            Err(error) => {
+        // A commit may take as long as there is no quorum, and other groups shall not wait for this one.
+        match tokio::time::timeout(self.config.barrier_max(), step).await {
+            Ok(Ok(true)) => self.settle(id, placed).await,
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
                 info!(group = %id, %error, "its members do not change yet");
+                return false;
+            }
+            Err(_) => {
+                info!(group = %id, "its members do not change in time");
                 return false;
             }
         }
