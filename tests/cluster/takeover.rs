@@ -166,6 +166,28 @@ fn takeover_publishes_the_will_once() {
     });
 }
 
+/// The goodbye of one node and the CONNECT at another are under way at once; which of them is committed first must not matter.
+#[test]
+fn a_goodbye_counts_though_the_client_is_back_at_another_node_at_once() {
+    /// Longer than a will waits for a former owner.
+    const NO_WILL_COMES: Duration = Duration::from_millis(2_500);
+    on_shared(|cluster| async move {
+        let topic = fresh("goodbye");
+        let mut watcher = cluster.client(2, Version::V5).await;
+        watcher.subscribe(&topic, 0).await;
+        for round in 0..30 {
+            let id = fresh("back");
+            let with_will = connect(&id).will(will(&topic, "gone").qos(0));
+            let mut older = Client::connect(cluster.mqtt(round % 3), Version::V5, with_will).await;
+            let newer = Client::dial(cluster.mqtt((round + 1) % 3), Version::V5).await;
+            older.send_raw(&[0xe0, 0x00]).await;
+            newer.accepted(connect(&id)).await.fence().await;
+            older.expect_closed().await;
+        }
+        watcher.expect_silence(NO_WILL_COMES).await;
+    });
+}
+
 /// `DELETE /clients/{id}` at the node that holds it ends a connection.
 #[test]
 fn kicked_client_is_disconnected_and_may_return() {

@@ -51,8 +51,9 @@ impl Connection {
             End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
             End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
             End::Moved => (true, None),
-            // The cluster has ended it already.
-            End::TakenOver | End::Reset => return,
+            // The cluster has ended it already, but for the will: that waits for our word.
+            End::TakenOver => (false, None),
+            End::Reset => return,
         };
         let close = Close {
             client: self.session.client.as_bytes().clone(),

@@ -7,4 +7,4 @@ mod state;
 mod tests;
 
 pub use machine::GroupMachine;
-pub use state::{Client, Effects, Ended, FiredWill, GroupState, NEVER_S, node_ref};
+pub use state::{Client, Effects, Ended, FiredWill, GroupState, Held, NEVER_S, node_ref};

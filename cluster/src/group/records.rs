@@ -2,7 +2,7 @@
 
 use flotte_proto::{ClientRecord, GroupHead, GroupRecord, OutboxRecord, group_record};
 
-use super::state::{Client, FiredWill, GroupState, node_ref, owner};
+use super::state::{Client, FiredWill, GroupState, Held, node_ref, owner};
 
 impl GroupState {
     /// The whole state as records, for a snapshot.
@@ -32,6 +32,8 @@ impl GroupState {
                 key: *key,
                 client: fired.client.clone(),
                 will: Some(fired.will.clone()),
+                epoch: fired.held.map_or(0, |held| held.epoch),
+                held_until_ms: fired.held.map(|held| held.until_ms),
             })
         }));
         records
@@ -67,13 +69,12 @@ impl GroupState {
             }
             R::Outbox(o) => {
                 let will = o.will.ok_or("outbox record without will")?;
-                self.outbox.insert(
-                    o.key,
-                    FiredWill {
-                        client: o.client,
-                        will,
-                    },
-                );
+                let held = o.held_until_ms.map(|until_ms| Held {
+                    epoch: o.epoch,
+                    until_ms,
+                });
+                let client = o.client;
+                self.put_out(o.key, FiredWill { client, will, held });
             }
         }
         Ok(())

@@ -9,7 +9,9 @@
 //!                      ^--------------- Open ------------------+
 //! ```
 //! A will leaves the client for the *outbox* under a key of the group; the leader publishes it from there and commits
-//! `WillDone`. Commands with an old epoch change nothing.
+//! `WillDone`. Commands with an old epoch change nothing, but for one: a goodbye may come after the Open of another node that
+//! it overtook on the way here. So a will that fires as another node takes the client over is *held* until the former one has
+//! said how the connection ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +63,21 @@ pub struct FiredWill {
     pub client: Bytes,
     /// What to publish.
     pub will: Will,
+    /// It is not to be published yet.
+    pub held: Option<Held>,
 }
+
+/// A will whose connection was at another node than the one that took the client over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Of the former connection.
+    pub epoch: u64,
+    /// State time from which on nobody waits for its node any more.
+    pub until_ms: u64,
+}
+
+/// How long a will waits for the word of the former owner, which may be frozen or cut off.
+const HELD_MS: u64 = 2_000;
 
 /// A session that ended, or went to another node, without its home having asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +108,8 @@ pub struct GroupState {
     /// When something is due for an offline client: (state time, client). Derived; at most one entry per client.
     timers: BTreeSet<(u64, Bytes)>,
     pub(super) outbox: BTreeMap<u64, FiredWill>,
+    /// Keys of wills in the outbox that are held, by client and epoch. Derived.
+    held: BTreeMap<(Bytes, u64), u64>,
     pub(super) last_epoch: u64,
     pub(super) last_will_key: u64,
     pub(super) ledger: Ledger,
@@ -172,9 +190,7 @@ impl GroupState {
             Command::Close(close) => self.close(close, effects),
             Command::Offline(o) => self.offline(&o.client, o.epoch, effects),
             Command::FireWill(f) => self.fire_due_will(&f.client, f.epoch, effects),
-            Command::WillDone(done) => {
-                self.outbox.remove(&done.key);
-            }
+            Command::WillDone(done) => self.remove_fired(done.key),
             Command::End(end) => self.end_due(&end.client, end.epoch, effects),
         }
         Bytes::new()
@@ -205,8 +221,12 @@ impl GroupState {
             // the client is back in time; it fires when the client itself ended the session [MQTT-3.1.2-8].
             let resumed = !open.clean && was_durable;
             let delayed = old.will.as_ref().is_some_and(|will| will.delay_s > 0);
+            let held = old.owner().filter(|owner| *owner != from).map(|_| Held {
+                epoch: old.epoch,
+                until_ms: self.time_ms.saturating_add(HELD_MS),
+            });
             if let Some(will) = old.will.filter(|_| !(resumed && delayed)) {
-                self.fire(open.client.clone(), *will, effects);
+                self.fire(open.client.clone(), *will, held, effects);
             }
         }
         let client = Client {
@@ -222,7 +242,7 @@ impl GroupState {
 
     fn close(&mut self, close: Close, effects: &mut Effects) {
         let Some(client) = self.connected(&close.client, close.epoch) else {
-            return;
+            return self.release(close, effects);
         };
         if close.discard_will {
             client.will = None;
@@ -231,6 +251,19 @@ impl GroupState {
             client.expiry_s = expiry_s;
         }
         self.disconnected(close.client, effects);
+    }
+
+    /// The word of a former owner comes after the Open that took its client.
+    fn release(&mut self, close: Close, effects: &mut Effects) {
+        let Some(key) = self.held.remove(&(close.client, close.epoch)) else {
+            return;
+        };
+        if close.discard_will {
+            self.outbox.remove(&key);
+        } else if let Some(fired) = self.outbox.get_mut(&key) {
+            fired.held = None;
+            effects.fired = true;
+        }
     }
 
     /// The owner went Down or was superseded, and the session it held in memory with it.
@@ -259,7 +292,7 @@ impl GroupState {
             .will
             .take_if(|will| will.delay_s == 0 || expiry_s == 0)
         {
-            self.fire(id.clone(), *will, effects);
+            self.fire(id.clone(), *will, None, effects);
         }
         if client.expiry_s == 0 || (lost && client.will.is_none()) {
             return;
@@ -280,7 +313,7 @@ impl GroupState {
             return;
         };
         if let Some(will) = client.will.take() {
-            self.fire(id.clone(), *will, effects);
+            self.fire(id.clone(), *will, None, effects);
         }
         if client.home.is_some() {
             self.arm(id, &client);
@@ -300,7 +333,7 @@ impl GroupState {
             return;
         };
         if let Some(will) = client.will {
-            self.fire(id.clone(), *will, effects);
+            self.fire(id.clone(), *will, None, effects);
         }
         if let Some(home) = client.home {
             effects.ended.push(Ended {
@@ -311,11 +344,25 @@ impl GroupState {
         }
     }
 
-    fn fire(&mut self, client: Bytes, will: Will, effects: &mut Effects) {
+    fn fire(&mut self, client: Bytes, will: Will, held: Option<Held>, effects: &mut Effects) {
         self.last_will_key += 1;
-        self.outbox
-            .insert(self.last_will_key, FiredWill { client, will });
+        self.put_out(self.last_will_key, FiredWill { client, will, held });
         effects.fired = true;
+    }
+
+    pub(super) fn put_out(&mut self, key: u64, fired: FiredWill) {
+        if let Some(held) = fired.held {
+            self.held.insert((fired.client.clone(), held.epoch), key);
+        }
+        self.outbox.insert(key, fired);
+    }
+
+    fn remove_fired(&mut self, key: u64) {
+        if let Some(fired) = self.outbox.remove(&key)
+            && let Some(held) = fired.held
+        {
+            self.held.remove(&(fired.client, held.epoch));
+        }
     }
 
     fn connected(&mut self, id: &Bytes, epoch: u64) -> Option<&mut Client> {
@@ -377,9 +424,11 @@ impl GroupState {
         orphans.map(offline).take(limit).collect()
     }
 
-    /// Wills to be published, by key.
-    pub fn outbox(&self) -> &BTreeMap<u64, FiredWill> {
-        &self.outbox
+    /// Wills to be published at a state time, by key.
+    pub fn publishable(&self, now_ms: u64) -> impl Iterator<Item = (u64, &FiredWill)> {
+        let is_due = move |fired: &FiredWill| fired.held.is_none_or(|held| held.until_ms <= now_ms);
+        let outbox = self.outbox.iter().map(|(key, fired)| (*key, fired));
+        outbox.filter(move |(_, fired)| is_due(fired))
     }
 
     /// Keys below this one are done.
@@ -429,6 +478,12 @@ impl GroupState {
             assert!(self.clients.contains_key(id), "a timer without a client");
         }
         assert!(self.outbox.keys().all(|key| *key <= self.last_will_key));
+        for ((id, epoch), key) in &self.held {
+            let fired = self.outbox.get(key);
+            let is_it =
+                |f: &FiredWill| f.client == *id && f.held.is_some_and(|h| h.epoch == *epoch);
+            assert!(fired.is_some_and(is_it), "{id:?} holds nothing");
+        }
     }
 }
 

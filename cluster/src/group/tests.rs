@@ -98,10 +98,9 @@ impl Rig {
     }
 
     fn wills(&self) -> Vec<&str> {
-        self.state
-            .outbox()
-            .values()
-            .map(|f| std::str::from_utf8(&f.will.topic).unwrap())
+        let wills = self.state.publishable(self.now_ms);
+        wills
+            .map(|(_, fired)| std::str::from_utf8(&fired.will.topic).unwrap())
             .collect()
     }
 }
@@ -410,6 +409,68 @@ fn an_offline_session_is_lost_with_its_home() {
     assert!(rig.state.is_empty());
 }
 
+/// A client with a will at A is taken over by B.
+fn taken_over_elsewhere() -> (Rig, u64) {
+    let mut rig = Rig::default();
+    let will = will(0);
+    let former = rig.open(
+        A,
+        Open {
+            will,
+            ..open(true, 0)
+        },
+    );
+    rig.open(B, open(true, 0));
+    assert_eq!(rig.wills(), [""; 0], "A may have been told goodbye");
+    (rig, former.epoch)
+}
+
+#[test]
+fn a_goodbye_that_an_open_elsewhere_overtook_discards_the_will() {
+    let (mut rig, epoch) = taken_over_elsewhere();
+    rig.close(A, epoch, true);
+    rig.now_ms = 60_000;
+    assert_eq!(rig.wills(), [""; 0]);
+    assert_eq!(rig.state.will_floor(), 2, "nothing is left of it");
+}
+
+#[test]
+fn the_will_of_a_client_that_is_taken_over_elsewhere_waits_for_the_former_owner() {
+    let (mut rig, epoch) = taken_over_elsewhere();
+    let effects = rig.close(A, epoch, false);
+    assert!(effects.fired, "the leader is told");
+    assert_eq!(rig.wills(), ["will"]);
+    rig.close(A, epoch, true);
+    assert_eq!(rig.wills(), ["will"], "its word is given");
+}
+
+#[test]
+fn the_will_of_a_client_that_is_taken_over_waits_for_a_silent_owner_no_longer_than_allowed() {
+    let (mut rig, _) = taken_over_elsewhere();
+    rig.now_ms = 1_999;
+    assert_eq!(rig.wills(), [""; 0]);
+    rig.now_ms = 2_000;
+    assert_eq!(rig.wills(), ["will"]);
+    rig.run(B, Command::WillDone(WillDone { key: 1 }));
+    assert_eq!(rig.wills(), [""; 0]);
+}
+
+#[test]
+fn each_of_several_owners_gives_its_own_word() {
+    let mut rig = Rig::default();
+    let with_will = || Open {
+        will: will(0),
+        ..open(true, 0)
+    };
+    let first = rig.open(A, with_will());
+    let second = rig.open(B, with_will());
+    rig.open(A, open(true, 0));
+    rig.close(B, second.epoch, true);
+    assert_eq!(rig.wills(), [""; 0]);
+    rig.close(A, first.epoch, false);
+    assert_eq!(rig.wills(), ["will"]);
+}
+
 #[test]
 fn wills_leave_the_outbox_once_done_and_raise_the_floor() {
     let mut rig = Rig::default();
@@ -423,7 +484,7 @@ fn wills_leave_the_outbox_once_done_and_raise_the_floor() {
         );
         rig.close(A, opened.epoch, false);
     }
-    assert_eq!((rig.state.outbox().len(), rig.state.will_floor()), (2, 1));
+    assert_eq!((rig.wills().len(), rig.state.will_floor()), (2, 1));
     rig.run(A, Command::WillDone(WillDone { key: 1 }));
     assert_eq!(rig.state.will_floor(), 2);
     rig.run(A, Command::WillDone(WillDone { key: 2 }));

@@ -110,14 +110,14 @@ impl Duties {
         wills: &mut FuturesUnordered<BoxFuture<'static, u64>>,
         publishing: &mut BTreeSet<u64>,
     ) {
+        let now = self.replica.machine.time().now_ms();
         let state = self.replica.machine.read();
         let floor = state.will_floor();
         let next: Vec<_> = state
-            .outbox()
-            .iter()
+            .publishable(now)
             .filter(|(key, _)| !publishing.contains(key))
             .take(WILLS_MAX - publishing.len())
-            .map(|(key, fired)| (*key, fired.clone()))
+            .map(|(key, fired)| (key, fired.clone()))
             .collect();
         drop(state);
         for (key, fired) in next {
