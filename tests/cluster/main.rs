@@ -9,6 +9,7 @@ mod common;
 mod discovery;
 mod founding;
 mod hostile;
+mod interruptions;
 mod leavers;
 mod limits;
 mod members;

@@ -9,6 +9,7 @@ use flotte_tests::{Broker, Cluster, Launch, admin};
 
 use crate::history::{Kind, NOBODY, Phase, Recorder, What};
 use crate::schedule::{MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step};
+use crate::upset::{Upset, Upsets};
 
 /// Ports of the nodes that have addresses of their own.
 const MQTT: u16 = 1883;
@@ -18,19 +19,35 @@ const ADMIN: u16 = 8080;
 /// How long a healed cluster may take to be whole again, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// How far a clock is set, in seconds.
+const HOUR: i64 = 3_600;
+/// What a slow disk adds to each sync.
+const SYNC_TAKES: Duration = Duration::from_millis(150);
+
 pub struct Arena {
     cluster: Cluster,
     netns: Option<Netns>,
+    upsets: Upsets,
 }
 
 impl Arena {
     /// Starts three nodes and waits until they are ready.
     pub fn start() -> Self {
+        let upsets = Upsets::new();
+        let timed = |node: u8, launch| timed(upsets.load(node, launch));
         let (netns, cluster) = match netns::missing() {
-            Some(_) => (None, Cluster::start_with(timed)),
+            Some(_) => {
+                let nodes = (1..).zip(flotte_tests::cluster::launches(3));
+                let nodes = nodes.map(|(node, launch)| timed(node, launch).spawn());
+                let mut cluster = Cluster {
+                    nodes: nodes.collect(),
+                };
+                cluster.wait_ready();
+                (None, cluster)
+            }
             None => {
                 let netns = Netns::new(3);
-                let nodes = (1..=3).map(|node| timed(launch_in(&netns, node)).spawn());
+                let nodes = (1..=3).map(|node| timed(node, launch_in(&netns, node)).spawn());
                 let mut cluster = Cluster {
                     nodes: nodes.collect(),
                 };
@@ -38,7 +55,11 @@ impl Arena {
                 (Some(netns), cluster)
             }
         };
-        Self { cluster, netns }
+        Self {
+            cluster,
+            netns,
+            upsets,
+        }
     }
 
     pub fn links_can_be_cut(&self) -> bool {
@@ -81,6 +102,9 @@ impl Arena {
                 );
             }
             Kind::Split => self.netns().cut(node, next(node)),
+            Kind::ClockAhead => self.upsets.set(node, Upset::clock(HOUR)),
+            Kind::ClockBehind => self.upsets.set(node, Upset::clock(-HOUR)),
+            Kind::SlowDisk => self.upsets.set(node, Upset::slow_disk(SYNC_TAKES)),
             Kind::Cut | Kind::Deaf | Kind::Mute => {
                 let netns = self.netns();
                 for peer in peers(node) {
@@ -99,6 +123,9 @@ impl Arena {
         match kind {
             Kind::Kill | Kind::QuickRestart | Kind::Term => broker.restart(),
             Kind::PauseShort | Kind::PauseLong => broker.resume(),
+            Kind::ClockAhead | Kind::ClockBehind | Kind::SlowDisk => {
+                self.upsets.set(node, Upset::NONE);
+            }
             Kind::Cut | Kind::Deaf | Kind::Split => self.heal(node),
             Kind::Mute => peers(node).for_each(|peer| self.heal(peer)),
         }

@@ -133,6 +133,12 @@ pub enum Kind {
     Mute,
     /// The node and the next one cannot reach each other; both reach the third.
     Split,
+    /// The wall clock is set forwards, and back later.
+    ClockAhead,
+    /// The wall clock is set back, and forwards later.
+    ClockBehind,
+    /// Every sync takes long.
+    SlowDisk,
 }
 
 impl Kind {

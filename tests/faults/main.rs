@@ -10,6 +10,7 @@ mod checker;
 mod history;
 mod load;
 mod schedule;
+mod upset;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -23,6 +23,7 @@ const PROCESS_FAULTS: [Kind; 5] = [
     Kind::PauseLong,
     Kind::Term,
 ];
+const MACHINE_FAULTS: [Kind; 3] = [Kind::ClockAhead, Kind::ClockBehind, Kind::SlowDisk];
 const LINK_FAULTS: [Kind; 4] = [Kind::Cut, Kind::Deaf, Kind::Mute, Kind::Split];
 
 /// One fault of one node.
@@ -59,7 +60,7 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn new(seed: u64, links_can_be_cut: bool) -> Self {
-        let mut kinds = PROCESS_FAULTS.to_vec();
+        let mut kinds = [&PROCESS_FAULTS[..], &MACHINE_FAULTS].concat();
         if links_can_be_cut {
             kinds.extend(LINK_FAULTS);
         }
@@ -95,7 +96,7 @@ fn hold_ms(kind: Kind) -> RangeInclusive<u64> {
         Kind::Kill => 200..=3 * T,
         Kind::QuickRestart | Kind::Term => 0..=0,
         Kind::PauseShort => 100..=T * 3 / 4,
-        Kind::PauseLong => T + 500..=3 * T,
+        Kind::PauseLong | Kind::ClockAhead | Kind::ClockBehind | Kind::SlowDisk => T + 500..=3 * T,
         // Up to beyond the grace after which the node sends its clients away.
         Kind::Cut | Kind::Deaf | Kind::Mute | Kind::Split => {
             T + 500..=T + MINORITY_GRACE_MS + 3_000
@@ -117,17 +118,18 @@ mod tests {
     #[test]
     fn every_kind_comes_before_any_comes_again() {
         let mut kinds: Vec<_> = Schedule::new(1, true)
-            .take(9)
+            .take(12)
             .map(|step| step.kind)
             .collect();
         kinds.dedup();
-        for kind in PROCESS_FAULTS.into_iter().chain(LINK_FAULTS) {
+        let all = [&PROCESS_FAULTS[..], &MACHINE_FAULTS, &LINK_FAULTS].concat();
+        for kind in all {
             assert!(kinds.contains(&kind), "{kind:?} is missing");
         }
         assert!(
             Schedule::new(1, false)
                 .take(50)
-                .all(|step| PROCESS_FAULTS.contains(&step.kind))
+                .all(|step| !LINK_FAULTS.contains(&step.kind))
         );
     }
 
