@@ -327,6 +327,53 @@ fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
     });
 }
 
+/// A node that the leader of meta does not reach takes clients over from it while its lease lasts, in groups that it leads:
+/// the leader hears of it from neither. The group has to get another leader, though the node does not know that it is Down.
+#[test]
+fn a_client_that_went_to_a_node_cut_off_from_the_leader_is_served_there_no_more() {
+    const CLIENTS: usize = 24;
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    block_on(async {
+        let netns = Netns::new(3);
+        let cluster = start_in_namespaces(&netns);
+        let leader = leader_inside(&netns);
+        let [one, _] = others(leader);
+        let address = |number: u8| cluster.mqtt(usize::from(number - 1));
+        let mut older = Vec::new();
+        for _ in 0..CLIENTS {
+            let id = fresh("twin");
+            let client = Client::connect(address(leader), Version::V5, connect(&id)).await;
+            older.push((id, client));
+        }
+        netns.cut(leader, one);
+        let moves = older.into_iter().map(|(id, older)| async move {
+            let mut newer = Client::dial(address(one), Version::V5).await;
+            newer.send(connect(&id)).await;
+            newer.patience = NODE_DOWN_AFTER;
+            let answer = newer.next_or_end().await;
+            let is_there =
+                matches!(answer, Ok(Some(answer)) if answer.kind() == 2 && answer.reason() == 0);
+            is_there.then_some((older, newer))
+        });
+        let moved: Vec<_> = futures::future::join_all(moves).await;
+        let moved: Vec<_> = moved.into_iter().flatten().collect();
+        assert!(
+            !moved.is_empty(),
+            "no group was led by the node that was cut off"
+        );
+        // Its lease, until the group has another leader, and a busy machine.
+        let limit = 3 * NODE_DOWN_AFTER;
+        let closed = moved.into_iter().map(|(mut older, _newer)| async move {
+            older.patience = limit;
+            older.expect_refused(&[0x8e]).await;
+        });
+        futures::future::join_all(closed).await;
+        drop(cluster);
+    });
+}
+
 /// Resuming late: a node that was Down does not hold back later SUBACKs.
 #[test]
 fn suback_is_prompt_once_the_paused_node_is_down() {

@@ -19,6 +19,8 @@ const ADMIN: u16 = 8080;
 /// How long a healed cluster may take to be whole again, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a node may take to come to rest.
+const REST_LIMIT: Duration = Duration::from_secs(10);
 /// How far a clock is set, in seconds.
 const HOUR: i64 = 3_600;
 /// What a slow disk adds to each sync.
@@ -140,6 +142,30 @@ impl Arena {
         netns.expect("links are cut only where they can be")
     }
 
+    /// Notes what each node accounts for, once it is at rest or has had its time.
+    pub async fn account(&self, recorder: &Recorder) {
+        for (node, broker) in (1..).zip(&self.cluster.nodes) {
+            let begin = Instant::now();
+            let [accepted, accounted] = loop {
+                let counts = accounts(broker.admin());
+                let is_over = begin.elapsed() > REST_LIMIT;
+                match counts {
+                    Some([accepted, accounted]) if accepted == accounted || is_over => {
+                        break [accepted, accounted];
+                    }
+                    None if is_over => panic!("no metrics of {}\n{}", broker.name(), broker.log()),
+                    _ => tokio::time::sleep(Duration::from_millis(200)).await,
+                }
+            };
+            let what = What::Accounted {
+                node,
+                accepted,
+                accounted,
+            };
+            recorder.note(NOBODY, what);
+        }
+    }
+
     /// Waits until all nodes say that they are ready, several times in a row: one that was declared Down says so until it
     /// learns of it.
     fn wait_all_ready(&self) {
@@ -169,6 +195,19 @@ impl Arena {
             good = if ready { good + 1 } else { 0 };
         }
     }
+}
+
+/// Copies accepted, and copies that are somewhere.
+fn accounts(admin_address: SocketAddr) -> Option<[u64; 2]> {
+    let series = [
+        "flotte_copies_accepted_total",
+        "flotte_copies_delivered_total",
+        "flotte_copies_queued",
+        "flotte_copies_expired_total",
+        "flotte_copies_dropped_total",
+    ];
+    let [accepted, rest @ ..] = admin::metrics(admin_address, series)?.map(|count| count as u64);
+    Some([accepted, rest.iter().sum()])
 }
 
 /// The node behind this one, in a ring.

@@ -90,6 +90,12 @@ pub enum What {
         topic: String,
         message: Option<u64>,
     },
+    /// What a node says at rest, of the start that it is in: copies accepted, and copies delivered, queued, expired or dropped.
+    Accounted {
+        node: u8,
+        accepted: u64,
+        accounted: u64,
+    },
     /// All faults were taken back, and all nodes are ready.
     Healed,
     /// Everything that had to arrive had its time.

@@ -76,6 +76,7 @@ async fn run(seed: u64, duration: Duration) {
     }
     world.recorder.note(NOBODY, What::Healed);
     settle(&load).await;
+    arena.account(&world.recorder).await;
     load.end().await;
     let events = world.recorder.events();
     let violations = checker::check(&events);

@@ -65,6 +65,16 @@ pub fn is_ready(address: SocketAddr) -> bool {
 /// The value of a metric whose name and labels begin with `series`, summed over all series.
 pub fn metric(address: SocketAddr, series: &str) -> Option<f64> {
     let (_, body) = get(address, "/metrics")?;
+    sum_of(&body, series)
+}
+
+/// Several of these at one moment; those that are not there are 0.
+pub fn metrics<const N: usize>(address: SocketAddr, series: [&str; N]) -> Option<[f64; N]> {
+    let (_, body) = get(address, "/metrics")?;
+    Some(series.map(|series| sum_of(&body, series).unwrap_or_default()))
+}
+
+fn sum_of(body: &str, series: &str) -> Option<f64> {
     let mut lines = body
         .lines()
         .filter(|line| line.starts_with(series))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotte_proto::{Settled, meta_command};
 use tracing::{info, warn};
@@ -19,13 +19,41 @@ use crate::raft::{Death, Group, GroupConfig, InitializeError, MembershipError, N
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The same while a group that this node leads is on its way.
 const LOOK_SOON: Duration = Duration::from_millis(20);
+/// The same while this node, which is Up, has no lease.
+const LOOK_UNLEASED: Duration = Duration::from_millis(100);
+/// How long a node leads groups on without a lease.
+const UNLEASED_MAX: Duration = Duration::from_millis(250);
+/// How often it tries to give them to others: they may have none either, and give them back.
+const GIVEN_UP_MAX: u32 = 3;
 /// Entries that a replica may lack and counts as caught up.
 pub(super) const LAG_MAX: u64 = 1_000;
+
+/// How long a node that is Up has had no lease, and what it did about it.
+#[derive(Debug, Default)]
+struct Unleased {
+    since: Option<Instant>,
+    given_up: u32,
+}
+
+impl Unleased {
+    /// Whether what this node leads is to be led by others.
+    fn handle_look(&mut self, is_leased: bool, now: Instant) -> bool {
+        if is_leased {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        let is_due = now.duration_since(since) >= UNLEASED_MAX && self.given_up < GIVEN_UP_MAX;
+        self.given_up += u32::from(is_due);
+        is_due
+    }
+}
 
 impl Node {
     /// Holds the replicas that are placed on this node, and has the groups that it leads follow their placement.
     pub(super) async fn run_groups(self: Arc<Self>) {
         let mut membership = self.meta.membership();
+        let mut unleased = Unleased::default();
         loop {
             membership.borrow_and_update();
             let members = self.meta.read().members().clone();
@@ -37,10 +65,12 @@ impl Node {
                     return self.die(Death::State(format!("{group}: {why}")));
                 }
             }
-            if members.get(&self.id).is_some_and(|me| me.cut && !me.up) {
+            let is_leased = self.life().is_none() || self.lease.held();
+            let is_cut = members.get(&self.id).is_some_and(|me| me.cut && !me.up);
+            if unleased.handle_look(is_leased, Instant::now()) || is_cut {
                 self.give_up_leaderships().await;
             }
-            let mut pause = LOOK_EVERY;
+            let mut pause = if is_leased { LOOK_EVERY } else { LOOK_UNLEASED };
             for (group, placed) in &placement {
                 if self.follow(*group, placed).await {
                     pause = LOOK_SOON;
@@ -58,7 +88,8 @@ impl Node {
         }
     }
 
-    /// A node that went for a cut link is not reached by one that is Up, whose clients would wait for it: others lead then.
+    /// A node that went for a cut link, or lost its lease, is not reached by one that is Up, whose clients would wait for it and
+    /// who would not hear that a client of its own is elsewhere: others lead then.
     async fn give_up_leaderships(&self) {
         let up: BTreeSet<NodeId> = self.meta.read().up_nodes().map(|up| up.node).collect();
         let held = self.groups.read().clone();
@@ -229,5 +260,25 @@ impl Node {
             // So that it is not told again.
             self.meta_applied(index).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaderships_are_given_up_a_while_after_the_lease_and_not_for_ever() {
+        let begin = Instant::now();
+        let mut unleased = Unleased::default();
+        let mut look =
+            |ms: u64, is_leased| unleased.handle_look(is_leased, begin + Duration::from_millis(ms));
+        assert!(!look(0, true));
+        assert!(!look(100, false) && !look(200, false));
+        assert!(!look(300, true), "it was renewed");
+        assert!(!look(400, false) && !look(600, false));
+        let given_up = (0..10).filter(|n| look(650 + n * 100, false)).count();
+        assert_eq!(given_up, 3, "others may have no lease either");
+        assert!(!look(2_000, true) && !look(2_100, false) && look(2_400, false));
     }
 }

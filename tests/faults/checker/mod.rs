@@ -1,6 +1,7 @@
 //! Judges a history: one module for each promise, each a pure function from a [`View`] to violations. An excuse stands
 //! only where the design gives one.
 
+pub mod accounts;
 pub mod acked;
 pub mod kept;
 pub mod minority;
@@ -46,6 +47,7 @@ pub fn check(events: &[Event]) -> Vec<Violation> {
     found.extend(kept::check(&view));
     found.extend(minority::check(&view));
     found.extend(order::check(&view));
+    found.extend(accounts::check(&view));
     found
 }
 
@@ -73,6 +75,7 @@ pub fn around(violation: &Violation, events: &[Event]) -> Vec<String> {
             | What::Acked { message, .. }
             | What::Delivered { message, .. } => Some(Some(*message) == violation.message),
             What::Kept { .. } => Some(violation.promise == "P6"),
+            What::Accounted { .. } => Some(violation.promise == "P8"),
             What::Fault { .. } | What::Healed | What::Settled => Some(true),
             _ => None,
         };

@@ -129,6 +129,16 @@ impl Script {
         self.add(at, NOBODY, What::Fault { node, kind, phase })
     }
 
+    /// At the end of all.
+    pub fn accounts(self, node: u8, accepted: u64, accounted: u64) -> Self {
+        let what = What::Accounted {
+            node,
+            accepted,
+            accounted,
+        };
+        self.add(90_000, NOBODY, what)
+    }
+
     pub fn kept(self, at: u64, node: u8, message: impl Into<Option<u64>>) -> Self {
         let topic = "t".to_owned();
         let message = message.into();
