@@ -46,11 +46,11 @@ impl Course {
     /// One lane for each transport; a lane has one connection at a time, and tickets of its own.
     pub fn run(&self, lanes: &[Transport]) -> anyhow::Result<Rate> {
         self.phase(lanes, 0, self.warmup)?;
-        let before = self.pid.map(process::cpu_time).transpose()?;
+        let before = process::cpu_time_of(self.pid.as_slice())?;
         let begin = Instant::now();
         let count = self.phase(lanes, 1, self.length)?;
         let seconds = begin.elapsed().as_secs_f64();
-        let after = self.pid.map(process::cpu_time).transpose()?;
+        let after = process::cpu_time_of(self.pid.as_slice())?;
         ensure!(count.connects > 0, "nobody was connected");
         let connects = count.connects as f64;
         let cpu_ms = |(before, after): (Duration, Duration)| (after - before).as_secs_f64() * 1e3;

@@ -37,6 +37,28 @@ struct Peer {
     role: Role,
 }
 
+/// The listeners of a broker, or of the nodes of a cluster.
+#[derive(Clone)]
+pub struct Listeners {
+    /// Subscribers are spread over these; never empty.
+    pub subscribers: Vec<SocketAddr>,
+    /// The same for publishers.
+    pub publishers: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    pub fn one(addr: SocketAddr) -> Self {
+        Self {
+            subscribers: vec![addr],
+            publishers: vec![addr],
+        }
+    }
+}
+
+fn spread(addrs: &[SocketAddr], number: u32) -> SocketAddr {
+    addrs[number as usize % addrs.len()]
+}
+
 pub struct Crowd {
     pub plan: Plan,
     pub tally: Tally,
@@ -63,7 +85,7 @@ impl Crowd {
     /// decide which thread of the broker serves whom.
     pub fn connect(
         plan: Plan,
-        (addr, transport): (SocketAddr, &Transport),
+        (listeners, transport): (&Listeners, &Transport),
         qos: QoS,
         payload_bytes: usize,
     ) -> anyhow::Result<Self> {
@@ -86,7 +108,7 @@ impl Crowd {
         let mut order: Vec<u32> = (0..crowd.plan.connections()).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(1));
         for number in order {
-            crowd.open(addr, transport, number)?;
+            crowd.open(listeners, transport, number)?;
             while crowd.peers.len() - crowd.ready >= HANDSHAKES_MAX {
                 crowd.turn_of_setup()?;
             }
@@ -175,19 +197,28 @@ impl Crowd {
     }
 
     /// Subscribers have the first numbers, publishers the rest.
-    fn open(&mut self, addr: SocketAddr, transport: &Transport, number: u32) -> anyhow::Result<()> {
+    fn open(
+        &mut self,
+        listeners: &Listeners,
+        transport: &Transport,
+        number: u32,
+    ) -> anyhow::Result<()> {
         let index = self.peers.len();
-        let role = match number.checked_sub(self.plan.subscribers()) {
-            None => Role::Subscriber {
-                receipt: Receipt::new(self.plan.stream_of_subscriber(number)),
-                asked: 0,
-            },
+        let (addr, role) = match number.checked_sub(self.plan.subscribers()) {
+            None => {
+                let role = Role::Subscriber {
+                    receipt: Receipt::new(self.plan.stream_of_subscriber(number)),
+                    asked: 0,
+                };
+                (spread(&listeners.subscribers, number), role)
+            }
             Some(publisher) => {
                 self.publishers[publisher as usize] = index;
-                Role::Publisher {
+                let role = Role::Publisher {
                     sent: 0,
                     acknowledged: 0,
-                }
+                };
+                (spread(&listeners.publishers, publisher), role)
             }
         };
         let mut client = Client::connect(addr, number, transport)?;

@@ -1,12 +1,11 @@
 //! When to send, when to measure, when to stop: the course of a run. Sockets are the crowd's.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::crowd::{Crowd, nanos};
+use crate::crowd::{Crowd, Listeners, nanos};
 use crate::link::Transport;
 use crate::plan::Plan;
 use crate::process;
@@ -17,10 +16,10 @@ use crate::wire::QoS;
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub struct Settings {
-    pub addr: SocketAddr,
+    pub listeners: Listeners,
     pub transport: Transport,
-    /// The broker's process, where it is known.
-    pub pid: Option<u32>,
+    /// The broker's processes, where they are known: several where it is a cluster.
+    pub pids: Vec<u32>,
     pub qos: QoS,
     pub payload_bytes: usize,
     /// So long without any progress means that what is missing is lost.
@@ -50,7 +49,7 @@ impl Rhythm {
     }
 
     /// When message `number` is due after the first.
-    fn offset(self, number: u64) -> Duration {
+    pub fn offset(self, number: u64) -> Duration {
         Duration::from_nanos((number as f64 * self.interval_ns) as u64)
     }
 }
@@ -82,7 +81,7 @@ impl Engine {
         report.connections = plan.connections();
         report.resident_kib_before = settings.resident_kib()?;
         let (qos, bytes) = (settings.qos, settings.payload_bytes);
-        let target = (settings.addr, &settings.transport);
+        let target = (&settings.listeners, &settings.transport);
         let crowd = Crowd::connect(plan, target, qos, bytes)?;
         report.setup_s = crowd.now().as_secs_f64();
         report.resident_kib_connected = settings.resident_kib()?;
@@ -198,7 +197,7 @@ impl Engine {
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         Ok(Snapshot {
             at: self.crowd.now(),
-            cpu: self.settings.pid.map(process::cpu_time).transpose()?,
+            cpu: process::cpu_time_of(&self.settings.pids)?,
             delivered: self.crowd.tally.delivered(),
         })
     }
@@ -206,7 +205,7 @@ impl Engine {
 
 impl Settings {
     fn resident_kib(&self) -> anyhow::Result<Option<u64>> {
-        self.pid.map(process::resident_kib).transpose()
+        process::resident_kib_of(&self.pids)
     }
 }
 

@@ -14,6 +14,7 @@ mod link;
 mod plan;
 mod process;
 mod report;
+mod subscribes;
 mod tally;
 mod wire;
 
@@ -26,6 +27,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::connects::Rate;
+use crate::crowd::Listeners;
 use crate::engine::{Course, Engine, Pace, Rhythm, Settings};
 use crate::link::{Transport, Versions};
 use crate::plan::Plan;
@@ -88,6 +90,8 @@ enum Task {
     Load(Shape),
     /// Connections one after the other, each up to its CONNACK, in parallel lanes: how many a second, at what cost.
     Connect(Connecting),
+    /// Filters that nobody else has, subscribed to at a rate: how long until SUBACK.
+    Subscribe(Subscribing),
     /// Writes an authority and a certificate for localhost: ca.pem, server.pem, server.key.
     Certificates { dir: PathBuf },
 }
@@ -120,6 +124,25 @@ struct Connecting {
 }
 
 #[derive(Args)]
+struct Subscribing {
+    /// Address of the broker, or of several nodes of a cluster.
+    #[arg(long, value_delimiter = ',', required = true)]
+    addr: Vec<SocketAddr>,
+    /// SUBSCRIBEs a second.
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// Clients, each of which waits for its SUBACK before it sends the next one.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..=128))]
+    lanes: u8,
+    /// Seconds before anything is counted.
+    #[arg(long, default_value_t = 1.0)]
+    warmup_s: f64,
+    /// Seconds that are counted.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+#[derive(Args)]
 struct Over {
     /// Connect with TLS; the file holds the authority to trust. The broker has to be "localhost" in its certificate.
     #[arg(long, value_name = "CA_FILE")]
@@ -131,12 +154,15 @@ struct Over {
 
 #[derive(Args)]
 struct Target {
-    /// Address of the broker.
-    #[arg(long)]
-    addr: SocketAddr,
-    /// Process whose CPU time and memory are read; without it these are null.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// Address of the broker; several, parted by commas, of the nodes of a cluster: clients are spread over them.
+    #[arg(long, value_delimiter = ',', required = true)]
+    addr: Vec<SocketAddr>,
+    /// The same for publishers (default: --addr).
+    #[arg(long, value_delimiter = ',')]
+    publish_addr: Vec<SocketAddr>,
+    /// Processes whose CPU time and memory are read and added up; without them these are null.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     #[command(flatten)]
     over: Over,
     #[arg(long, default_value = "0")]
@@ -180,6 +206,7 @@ fn main() -> anyhow::Result<()> {
     let shape = match Cli::parse().task {
         Task::Load(shape) => shape,
         Task::Connect(connecting) => return print(&[connecting.run()?]),
+        Task::Subscribe(subscribing) => return print(&[subscribing.run()?]),
         Task::Certificates { dir } => return certificates::write(&dir),
     };
     let reports = run(shape)?;
@@ -225,10 +252,7 @@ fn run(shape: Shape) -> anyhow::Result<Vec<Report>> {
             rate,
         } => {
             let rhythm = Rhythm::per_second(rate)?;
-            let engine = Engine::connect(
-                Plan::idle(connections)?,
-                broker.settings(broker.addr, broker.pid)?,
-            )?;
+            let engine = Engine::connect(Plan::idle(connections)?, broker.own()?)?;
             return Ok(vec![engine.run_idle(rhythm)?]);
         }
     };
@@ -237,14 +261,14 @@ fn run(shape: Shape) -> anyhow::Result<Vec<Report>> {
         None => Pace::Open(Rhythm::per_second(common.rate / f64::from(plan.copies()))?),
     };
     let broker = &common.broker;
-    let mut engines = vec![Engine::connect(
-        plan,
-        broker.settings(broker.addr, broker.pid)?,
-    )?];
+    let mut engines = vec![Engine::connect(plan, broker.own()?)?];
     if let Some(addr) = common.versus {
         engines.push(Engine::connect(
             versus_plan,
-            broker.settings(addr, common.versus_pid)?,
+            broker.settings(
+                Listeners::one(addr),
+                common.versus_pid.into_iter().collect(),
+            )?,
         )?);
     }
     engine::alternate(engines, pace, common.course()?)
@@ -270,16 +294,41 @@ impl Connecting {
     }
 }
 
+impl Subscribing {
+    fn run(&self) -> anyhow::Result<subscribes::Waits> {
+        let lanes = subscribes::Lanes {
+            addrs: self.addr.clone(),
+            count: self.lanes,
+            rhythm: Rhythm::per_second(self.rate)?,
+            warmup: seconds("--warmup-s", self.warmup_s)?,
+            length: seconds("--seconds", self.seconds)?,
+        };
+        lanes.run()
+    }
+}
+
 impl Target {
-    fn settings(&self, addr: SocketAddr, pid: Option<u32>) -> anyhow::Result<Settings> {
+    fn own(&self) -> anyhow::Result<Settings> {
+        let publishers = match self.publish_addr.as_slice() {
+            [] => &self.addr,
+            _ => &self.publish_addr,
+        };
+        let listeners = Listeners {
+            subscribers: self.addr.clone(),
+            publishers: publishers.clone(),
+        };
+        self.settings(listeners, self.pid.clone())
+    }
+
+    fn settings(&self, listeners: Listeners, pids: Vec<u32>) -> anyhow::Result<Settings> {
         let least = wire::PAYLOAD_BYTES_MIN;
         ensure!(self.payload >= least, "--payload: at least {least}");
         let drain = seconds("--drain-s", self.drain_s)?;
         let Over { tls, ws } = &self.over;
         Ok(Settings {
-            addr,
+            listeners,
             transport: Transport::new(tls.as_deref(), *ws, Versions::All, false)?,
-            pid,
+            pids,
             qos: self.qos,
             payload_bytes: self.payload,
             drain,

@@ -4,8 +4,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+/// The sum over processes; none where none is known.
+pub fn cpu_time_of(pids: &[u32]) -> anyhow::Result<Option<Duration>> {
+    let times: Vec<Duration> = pids
+        .iter()
+        .copied()
+        .map(cpu_time)
+        .collect::<Result<_, _>>()?;
+    Ok((!times.is_empty()).then(|| times.iter().sum()))
+}
+
+/// The same of resident memory, in KiB.
+pub fn resident_kib_of(pids: &[u32]) -> anyhow::Result<Option<u64>> {
+    let sizes: Vec<u64> = pids
+        .iter()
+        .copied()
+        .map(resident_kib)
+        .collect::<Result<_, _>>()?;
+    Ok((!sizes.is_empty()).then(|| sizes.iter().sum()))
+}
+
 /// User and system time of all threads, those that ended included.
-pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .context("the broker's process is gone")?;
     let ticks = ticks(&stat).with_context(|| format!("not a line of /proc/PID/stat: {stat}"))?;
@@ -21,7 +41,7 @@ fn ticks(stat: &str) -> Option<u64> {
 }
 
 /// Resident memory in KiB.
-pub fn resident_kib(pid: u32) -> anyhow::Result<u64> {
+fn resident_kib(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .context("the broker's process is gone")?;
     resident(&status).context("no VmRSS in /proc/PID/status")

@@ -17,7 +17,7 @@ impl Latencies {
     }
 
     /// The quantile in microseconds; None if nothing was recorded.
-    fn quantile_us(&mut self, quantile: f64) -> Option<f64> {
+    pub fn quantile_us(&mut self, quantile: f64) -> Option<f64> {
         let last = self.0.len().checked_sub(1)?;
         let rank = (last as f64 * quantile).round() as usize;
         let (_, value, _) = self.0.select_nth_unstable(rank);
