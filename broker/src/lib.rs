@@ -6,6 +6,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod drain;
 pub mod listener;
 pub mod local;
 pub mod log;

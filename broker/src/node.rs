@@ -11,6 +11,7 @@ use flotte_cluster::store::StoreError;
 use flotte_mqtt::session::{InboundConfig, OutboundConfig, Overflow};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,17 +22,20 @@ use crate::auth::acl::Acl;
 use crate::cli::Exit;
 use crate::config::{Config, DiscoverDns, Loaded, Sources};
 use crate::connection::{PendingConnects, Shared, Workers};
-use crate::listener::{ListenError, Listener, Listeners};
+use crate::drain::{self, Departure};
+use crate::listener::{ListenError, Listener, Listeners, endpoints};
 use crate::local::LocalClients;
 use crate::reload::{Part, Reloader};
 use crate::router::Router;
-use crate::session::{Limits, Wake};
+use crate::session::Limits;
 use crate::sys::Sys;
 use crate::{config, log, metrics};
 
 /// Threads for consensus, links and the admin port.
 const CLUSTER_THREADS: usize = 2;
-/// How long connections may take to close at the end.
+/// How long a node that is Up waits for its replicas before it takes clients.
+const CATCH_UP_MAX: Duration = Duration::from_secs(3);
+/// How long the threads of connections may take to end.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a node until it is told to end, and says with what the process ends.
@@ -56,9 +60,30 @@ pub fn run(loaded: Loaded, sources: Sources, log: log::Handle) -> Exit {
             return Exit::Unreachable;
         }
     };
-    let exit = runtime.block_on(serve(loaded, sources, log, recorder));
+    let orders = Orders::default();
+    let exit = runtime.block_on(serve((loaded, sources), log, recorder, orders.clone()));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    exit
+    match exit == Exit::Done && orders.again.is_cancelled() {
+        true => start_again(),
+        false => exit,
+    }
+}
+
+/// The same process begins anew: its number, by which whoever supervises it knows it, stays.
+fn start_again() -> Exit {
+    use std::os::unix::process::CommandExt as _;
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    // The file may have been replaced, or be gone.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    info!("starts again");
+    let failed = std::process::Command::new(program)
+        .arg0(name)
+        .args(words)
+        .exec();
+    error!(error = %failed, "cannot start again: start it by hand");
+    Exit::Unreachable
 }
 
 /// As many open files as the system allows: each client is one.
@@ -88,10 +113,10 @@ fn who_may(config: &Config) -> Result<(Authenticator, Acl), Exit> {
 }
 
 async fn serve(
-    loaded: Loaded,
-    sources: Sources,
+    (loaded, sources): (Loaded, Sources),
     log: log::Handle,
     recorder: PrometheusHandle,
+    orders: Orders,
 ) -> Exit {
     let config = loaded.config;
     let (auth, acl) = match who_may(&config) {
@@ -105,11 +130,16 @@ async fn serve(
     tokio::spawn(metrics::keep_up(recorder.clone()));
     let shutdown = CancellationToken::new();
     let local = Arc::new(LocalClients::default());
-    let cluster =
-        match handle::start(cluster_config(&config), local.clone(), shutdown.clone()).await {
-            Ok(cluster) => cluster,
-            Err(e) => return refused_start(&e),
-        };
+    let cluster = match handle::start(
+        cluster_config(&config, &listeners),
+        local.clone(),
+        shutdown.clone(),
+    )
+    .await
+    {
+        Ok(cluster) => cluster,
+        Err(e) => return refused_start(&e),
+    };
     let shared = share(config, cluster.clone(), (auth, acl), &listeners);
     local.set(Arc::clone(&shared));
     tokio::spawn(Arc::clone(&shared.admission).watch_memory());
@@ -133,7 +163,6 @@ async fn serve(
     };
     let admin_address = admin.address();
     let (open, drain) = (CancellationToken::new(), CancellationToken::new());
-    let orders = Orders::default();
     tokio::spawn(admin.run(
         Arc::clone(&shared),
         Arc::clone(&reloader),
@@ -150,6 +179,7 @@ async fn serve(
         shutdown,
         open,
         drain,
+        deaf: CancellationToken::new(),
         orders,
     };
     node.run(reloader).await
@@ -178,6 +208,7 @@ fn share(
         connections_most: Default::default(),
         pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
         closing: Default::default(),
+        departures: Default::default(),
         config,
     })
 }
@@ -212,19 +243,21 @@ struct Running {
     open: CancellationToken,
     /// Cancelled when the node begins to leave: it is not ready any more.
     drain: CancellationToken,
+    /// Cancelled when new clients do not even hear where to go.
+    deaf: CancellationToken,
     orders: Orders,
 }
 
 impl Running {
     async fn run(mut self, reloader: Arc<Reloader>) -> Exit {
         let stop = self.orders.stop.clone();
-        if let Err(e) = watch_signals(stop.clone(), reloader) {
+        if let Err(e) = watch_signals(self.orders.clone(), reloader) {
             error!(error = %e, "no signals");
             return Exit::Unreachable;
         }
         // Clients are taken once this node is Up.
         let up = tokio::select! {
-            () = self.cluster.up() => true,
+            () = self.up() => true,
             () = stop.cancelled() => false,
             why = self.cluster.fatal() => return died(&why),
         };
@@ -236,10 +269,10 @@ impl Running {
             () = self.ordered() => Exit::Done,
             why = self.cluster.fatal() => died(&why),
         };
-        info!("leaving");
         self.drain.cancel();
+        self.deaf.cancel();
         if exit == Exit::Done {
-            self.close_clients().await;
+            info!("leaving");
             self.cluster.shutdown().await;
         }
         self.shutdown.cancel();
@@ -253,22 +286,46 @@ impl Running {
         exit
     }
 
-    /// Resolves when the node is to end: it is told to, or leaves its cluster. Drained, it goes on without clients.
-    async fn ordered(&self) {
-        let Orders { drain, stop } = &self.orders;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = self.cluster.may_go() => return,
-            () = drain.cancelled() => {}
+    /// Resolves when clients can be taken: what they ask for needs the groups of their sessions. Should one of those have no
+    /// quorum, clients of the others are not kept waiting for it.
+    async fn up(&self) {
+        self.cluster.up().await;
+        if tokio::time::timeout(CATCH_UP_MAX, self.cluster.caught_up())
+            .await
+            .is_err()
+        {
+            warn!("some replicas on this node have not caught up yet");
         }
-        info!("draining");
-        self.drain.cancel();
-        self.close_clients().await;
-        self.cluster.hand_over().await;
+    }
+
+    /// Resolves when the node is to end and its clients are gone: it is told to, or leaves its cluster. Only drained, it goes on
+    /// without clients.
+    async fn ordered(&self) {
+        let Orders { drain, stop, .. } = &self.orders;
+        let departure = tokio::select! {
+            () = stop.cancelled() => Departure::ForNow,
+            () = drain.cancelled() => Departure::ForNow,
+            () = self.cluster.may_go() => Departure::ForGood,
+        };
+        self.send_clients_away(departure).await;
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.cluster.may_go() => {}
+            () = self.cluster.may_go() => self.shared.departures.begin(Departure::ForGood),
         }
+    }
+
+    async fn send_clients_away(&self, departure: Departure) {
+        info!(?departure, "draining");
+        let hurry = &self.orders.hurry;
+        let time = u64::from(self.shared.config.cluster.drain_timeout_s);
+        let until = Instant::now() + Duration::from_secs(time);
+        self.shared.departures.begin(departure);
+        self.drain.cancel();
+        // Before the clients, so that what they ask for meanwhile and at the other nodes has a leader that stays.
+        let _ = hurry.run_until_cancelled(self.cluster.drain()).await;
+        self.shared.router.leave();
+        drain::send_away(&self.shared, until, hurry).await;
+        info!("drained");
     }
 
     fn open(&mut self, up: bool) -> Result<Option<Arc<Workers>>, Exit> {
@@ -291,7 +348,7 @@ impl Running {
             tokio::spawn(listener.run(
                 Arc::clone(&self.shared),
                 Arc::clone(&workers),
-                self.drain.clone(),
+                self.deaf.clone(),
             ));
         }
         ready.push_str(&format!(
@@ -303,38 +360,18 @@ impl Running {
         crate::cli::tell(format_args!("{ready}"));
         Ok(Some(workers))
     }
-
-    /// Sends all clients away and waits until they are gone.
-    async fn close_clients(&self) {
-        self.shared.router.leave();
-        for session in self.shared.registry.all() {
-            let _ = session.close(Wake::DRAIN, Box::new(|| ()));
-        }
-        use std::sync::atomic::Ordering::Acquire;
-        // An end that is not committed would look like a lost connection, and publish the will.
-        let busy = || self.shared.connections.load(Acquire) + self.shared.closing.load(Acquire) > 0;
-        let gone = async {
-            while busy() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let grace = Duration::from_secs(u64::from(self.shared.config.cluster.drain_timeout_s))
-            .min(CLOSE_GRACE);
-        if tokio::time::timeout(grace, gone).await.is_err() {
-            warn!("some connections did not close in time");
-        }
-    }
 }
 
-fn watch_signals(stop: CancellationToken, reloader: Arc<Reloader>) -> std::io::Result<()> {
+fn watch_signals(orders: Orders, reloader: Arc<Reloader>) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
+        let mut told = false;
         loop {
             tokio::select! {
-                _ = term.recv() => stop.cancel(),
-                _ = interrupt.recv() => stop.cancel(),
+                _ = term.recv() => tell_to_stop(&orders, &mut told),
+                _ = interrupt.recv() => tell_to_stop(&orders, &mut told),
                 _ = hangup.recv() => {
                     let reloader = Arc::clone(&reloader);
                     if let Err(e) = tokio::task::spawn_blocking(move || reloader.reload()).await {
@@ -345,6 +382,14 @@ fn watch_signals(stop: CancellationToken, reloader: Arc<Reloader>) -> std::io::R
         }
     });
     Ok(())
+}
+
+/// The second time it is not to wait for anything any more.
+fn tell_to_stop(orders: &Orders, told: &mut bool) {
+    match std::mem::replace(told, true) {
+        false => orders.stop.cancel(),
+        true => orders.hurry.cancel(),
+    }
 }
 
 fn died(death: &Death) -> Exit {
@@ -405,13 +450,14 @@ fn discover(name: &DiscoverDns) -> Discover {
     }
 }
 
-fn cluster_config(config: &Config) -> handle::Config {
+fn cluster_config(config: &Config, listeners: &[Listener]) -> handle::Config {
     let cluster = &config.cluster;
     handle::Config {
         node_name: config.node.effective_name().to_string(),
         data_dir: config.node.data_dir.clone(),
         bind: cluster.bind,
         advertise: cluster.advertise.as_ref().map(ToString::to_string),
+        endpoints: endpoints(config, listeners),
         join: cluster.join.iter().map(ToString::to_string).collect(),
         discover: cluster.discover_dns.as_ref().map(discover),
         dns_server: cluster.discover_dns_server,

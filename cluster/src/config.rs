@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flotte_proto::Endpoint;
+
 pub use crate::meta::RetainedLimits;
 
 /// Longest election timeout of the meta group, in ms.
@@ -22,6 +24,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// host:port under which others reach this node; none = the bound address.
     pub advertise: Option<String>,
+    /// Where clients reach this node; other nodes refer theirs to it.
+    pub endpoints: Vec<Endpoint>,
     /// host:port of nodes to find the cluster by.
     pub join: Vec<String>,
     /// A name that leads to nodes to find the cluster by.
@@ -69,6 +73,14 @@ impl Config {
     pub fn expect(&self) -> u32 {
         let is_alone = self.join.is_empty() && self.discover.is_none();
         self.bootstrap_expect.unwrap_or(u32::from(is_alone))
+    }
+
+    /// An operator had this node join where these are: it looks for its cluster there, too, and founds none.
+    pub fn joins(&mut self, addresses: Vec<String>) {
+        if !addresses.is_empty() {
+            self.join.extend(addresses);
+            self.bootstrap_expect = None;
+        }
     }
 
     /// Longest that a barrier takes where nothing is broken: an election and 2 T.

@@ -19,7 +19,9 @@ pub use crate::config::Config;
 pub use crate::group::FiredWill;
 pub use crate::link::Kept;
 pub use crate::raft::{Death, Role};
-pub use crate::runtime::{GroupStatus, LeaveError, NodeStatus, StartError, State, Status, start};
+pub use crate::runtime::{
+    GroupStatus, JoinError, JoinPlan, LeaveError, NodeStatus, StartError, State, Status, start,
+};
 
 /// Retained payloads above this do not go through consensus in one piece, and not in several yet.
 const RETAINED_BYTES_MAX: usize = 4 << 20;
@@ -109,6 +111,11 @@ impl Cluster {
     /// Resolves when this node is Up; at once where it is.
     pub async fn up(&self) {
         self.node.up().await;
+    }
+
+    /// Resolves when this node is Up and its replicas have what their groups had committed when they were asked.
+    pub async fn caught_up(&self) {
+        self.node.caught_up().await;
     }
 
     /// host:port under which others reach this node.
@@ -359,6 +366,16 @@ impl Cluster {
         self.node.leave(name, force).await
     }
 
+    /// Looks at the cluster at host:port, and at whether this node, a cluster of its own, may join it.
+    pub async fn plan_join(&self, address: &str) -> Result<JoinPlan, JoinError> {
+        self.node.plan_join(address).await
+    }
+
+    /// Writes down that the next start of this node sets its data aside and joins there, with a new identity.
+    pub fn mark_join(&self, plan: &JoinPlan) -> Result<(), JoinError> {
+        self.node.mark_join(plan)
+    }
+
     /// Has a member that is leaving stay after all.
     pub async fn stay(&self, name: &str) -> Result<(), LeaveError> {
         self.node.stay(name).await
@@ -369,9 +386,15 @@ impl Cluster {
         self.node.config().node_name.clone()
     }
 
-    /// Hands all leaderships to others, as far as there are any.
-    pub async fn hand_over(&self) {
-        self.node.hand_over().await;
+    /// From now on no clients are referred to this node, and it leads nothing that others can lead. Resolves once the others
+    /// know, or do not answer in time.
+    pub async fn drain(&self) {
+        self.node.drain().await;
+    }
+
+    /// host:port of other nodes for clients of such a listener; none of a node that drains, leaves or is down.
+    pub fn elsewhere(&self, listener: &str, protocol: &str) -> Vec<String> {
+        self.node.elsewhere(listener, protocol)
     }
 
     /// Resolves when this node is to leave and the cluster needs nothing of it any more.

@@ -26,7 +26,7 @@ pub mod will_keys;
 pub mod wire {
     pub use flotte_proto::retain_reply::Result as RetainResult;
     pub use flotte_proto::{
-        Close, Forward, Open, Retain, RetainedMessage, SharePick, Will, WillKey,
+        Close, Endpoint, Forward, Open, Retain, RetainedMessage, SharePick, Will, WillKey,
     };
 
     pub use crate::will_keys::WillKeys;

@@ -1,6 +1,8 @@
 //! The data directory and the small state in it: who this node is, which start this is, whom it granted its bootstrap,
 //! where its peers were last seen. sled holds it; every write is synced before it is relied upon.
 
+mod aside;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::id::NodeId;
+use crate::leader::wall_ms;
 use crate::membership::Grant;
 
 /// sled defaults to 1 GiB; what is kept here is a few hundred bytes.
@@ -64,6 +67,7 @@ impl Store {
             Err(e) => return Err(failed(e.into())),
         }
         check_format(dir)?;
+        aside::finish(dir).map_err(failed)?;
         let config = sled::Config::new()
             .path(dir.join("state"))
             .cache_capacity(SLED_CACHE_BYTES)
@@ -83,6 +87,19 @@ impl Store {
     /// The node of this directory is no member any more, and never will be again.
     pub fn set_left(&self) -> Result<(), StoreError> {
         self.put_number("left", 1)
+    }
+
+    /// The next start of this node sets all of its data aside, draws a new identity and joins where one of these is.
+    pub fn mark_join(&self, addresses: &[String]) -> Result<(), StoreError> {
+        let now_s = wall_ms() / 1_000;
+        let failed = |e| StoreError::Io(self.dir.clone(), e);
+        aside::mark(&self.dir, addresses, now_s).map_err(failed)
+    }
+
+    /// Where a former start of this node was told to join.
+    pub fn joined(&self) -> Result<Vec<String>, StoreError> {
+        let failed = |e| StoreError::Io(self.dir.clone(), e);
+        aside::joined(&self.dir).map_err(failed)
     }
 
     /// The directory.

@@ -283,6 +283,11 @@ impl Broker {
         self.wait_end(STOP_LIMIT).code()
     }
 
+    /// Asks the process to end, and does not wait for that.
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
     pub fn sighup(&self) {
         self.signal(Signal::HUP);
     }

@@ -163,6 +163,7 @@ fn status_model(status: &Status, clients: u64, draining: bool) -> model::Status 
             .map(|group| group_model(status, group))
             .collect(),
         clients,
+        may_be_old: status.state != NodeState::Up,
         problems: status.problems.clone(),
     }
 }
@@ -175,6 +176,13 @@ fn group_model(status: &Status, group: &flotte_cluster::handle::GroupStatus) -> 
         Role::Leader => "leader",
         Role::Stopped => "stopped",
     };
+    let names = |ids: &mut dyn Iterator<Item = &NodeId>| {
+        ids.map(|id| name_of(&status.nodes, *id)).collect()
+    };
+    let is_reached = |id: &&NodeId| {
+        let mut nodes = status.nodes.iter();
+        nodes.any(|node| node.id == **id && node.connected)
+    };
     model::Group {
         id: u64::from(group.id.0),
         role: role.into(),
@@ -182,6 +190,8 @@ fn group_model(status: &Status, group: &flotte_cluster::handle::GroupStatus) -> 
         leader: group.leader.map(|leader| name_of(&status.nodes, leader)),
         applied: group.applied,
         committed: group.committed,
+        voters: names(&mut group.voters.iter()),
+        missing: names(&mut group.voters.iter().filter(|id| !is_reached(id))),
     }
 }
 
@@ -202,6 +212,8 @@ fn node_model(node: &NodeStatus) -> model::Node {
         leader: node.leader,
         voter: node.voter,
         leaving: node.leaving,
+        draining: node.draining,
+        reached: node.connected,
         since: (node.since_ms > 0).then(|| rfc3339(node.since_ms)),
     }
 }

@@ -6,15 +6,17 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use flotte_cluster::handle::LeaveError;
+use flotte_cluster::handle::{JoinError, LeaveError};
 use tracing::info;
 
 use super::Context;
 use super::problem::problem;
-use crate::cli::ctl::model::{Drain, Leave};
+use crate::cli::ctl::model::{Drain, Join, Joining, Leave};
+use crate::config::HostPort;
 
 pub(super) fn routes() -> axum::Router<Context> {
     axum::Router::new()
+        .route("/cluster/join", post(join))
         .route("/cluster/leave", post(leave))
         .route("/drain", post(drain))
 }
@@ -58,6 +60,70 @@ fn refused(error: &LeaveError) -> Response {
         LeaveError::Last(_) | LeaveError::Down(_) | LeaveError::Needed { .. } => {
             (StatusCode::CONFLICT, "Refused")
         }
+    };
+    problem(status, title, &error.to_string())
+}
+
+/// 202: it is written down; the node drains, starts again with a new identity, and is a member of the other cluster then.
+async fn join(
+    State(context): State<Context>,
+    asked: Result<Json<Join>, JsonRejection>,
+) -> Response {
+    let asked = match asked {
+        Ok(Json(asked)) => asked,
+        Err(error) => return problem(error.status(), "Not understood", &error.body_text()),
+    };
+    if let Err(error) = asked.address.parse::<HostPort>() {
+        let detail = format!("`{}`: {error}", asked.address);
+        return problem(StatusCode::BAD_REQUEST, "No address", &detail);
+    }
+    if context.orders.stop.is_cancelled() {
+        return problem(StatusCode::CONFLICT, "Refused", "this node is ending");
+    }
+    let cluster = context.shared.cluster();
+    let plan = match cluster.plan_join(&asked.address).await {
+        Ok(plan) => plan,
+        Err(error) => return not_joined(&error),
+    };
+    let sessions = context.shared.registry.all();
+    let sessions = sessions
+        .iter()
+        .filter(|session| session.is_durable())
+        .count();
+    let retained = plan.retained;
+    if !asked.force && sessions + retained > 0 {
+        let detail = format!(
+            "this node holds {retained} retained messages and {sessions} sessions that outlive their connections, and would give \
+             them up (its data is set aside, not deleted): --force if it may"
+        );
+        return problem(StatusCode::CONFLICT, "Refused", &detail);
+    }
+    if let Err(error) = cluster.mark_join(&plan) {
+        return not_joined(&error);
+    }
+    info!(address = %asked.address, retained, sessions, "asked to join another cluster");
+    context.orders.again.cancel();
+    context.orders.stop.cancel();
+    let joining = Joining {
+        cluster_id: format!("{:016x}", plan.cluster_id),
+        addresses: plan.addresses,
+        retained: retained as u64,
+        sessions: sessions as u64,
+    };
+    (StatusCode::ACCEPTED, Json(joining)).into_response()
+}
+
+fn not_joined(error: &JoinError) -> Response {
+    let (status, title) = match error {
+        JoinError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "No answer"),
+        JoinError::NotUp => (StatusCode::SERVICE_UNAVAILABLE, "Not up"),
+        JoinError::Disk(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Not written down"),
+        JoinError::Itself(_)
+        | JoinError::Protocol(_)
+        | JoinError::NoCluster(..)
+        | JoinError::Member
+        | JoinError::NotAlone(_)
+        | JoinError::NameTaken(_) => (StatusCode::CONFLICT, "Refused"),
     };
     problem(status, title, &error.to_string())
 }

@@ -56,6 +56,10 @@ pub struct Orders {
     pub drain: CancellationToken,
     /// Cancelled when it is to end.
     pub stop: CancellationToken,
+    /// Cancelled when it is not to wait any longer for those who drain.
+    pub hurry: CancellationToken,
+    /// Cancelled when its process is to start again then, with the data directory as it is by then.
+    pub again: CancellationToken,
 }
 
 impl Admin {
@@ -132,8 +136,15 @@ async fn readyz(State(context): State<Context>) -> Response {
     if !context.open.is_cancelled() {
         reasons.push("the listeners are not open yet".to_owned());
     }
+    if !status.behind.is_empty() {
+        let groups: Vec<String> = status.behind.iter().map(ToString::to_string).collect();
+        reasons.push(format!(
+            "the replicas of groups {} on this node have not caught up yet",
+            groups.join(", ")
+        ));
+    }
     if context.drain.is_cancelled() {
-        reasons.push("this node is leaving".to_owned());
+        reasons.push("this node drains: its clients go to others".to_owned());
     }
     let code = if reasons.is_empty() {
         StatusCode::OK

@@ -41,7 +41,8 @@ section! {
         node_down_after_ms: u32 = 2_000, in 1..=600_000;
         /// A node without a quorum sends its clients away after this time.
         minority_grace_ms: u32 = 10_000, in 0..=3_600_000;
-        /// How long a node that ends takes to hand over before it closes what is left.
+        /// How long a node that drains or ends takes to send its clients away, each once it has what waited for it; what is left is
+        /// closed then.
         drain_timeout_s: u32 = 10, in 0..=3_600;
         /// A node that is Down for so long is removed from the cluster, where that costs no group its majority; unset: never.
         forget_after_s: Option<u64> = None, in 1..=315_360_000;

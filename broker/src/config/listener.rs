@@ -10,7 +10,7 @@ use flotte_mqtt::topic::Mountpoint;
 use flotte_mqtt::{QoS, Version};
 
 use super::section::section;
-use super::types::ListenerName;
+use super::types::{HostPort, ListenerName, ShortText};
 use super::value::{Raw, Refusal, Setting, choice, quoted};
 
 choice! {
@@ -207,6 +207,13 @@ section! {
         /// The topic that all topics of this listener's clients lie below, as `site/a`: put before what they name, taken off
         /// what they are sent. Rules see the whole name.
         mountpoint: Option<Mountpoint> = None;
+        /// Where clients reach this listener, as other nodes tell it to theirs when they send them here; unset: the host of
+        /// `cluster.advertise`, or of `bind` where that is an address of the network, with the port of `bind`.
+        advertise: Option<HostPort> = None;
+        /// The other servers that a 5.0 client of this listener is told of when it is sent away (0x9C, 0x9D), as the standard
+        /// writes them: "host" or "host:port", separated by spaces; unset: `mqtt.server_reference`, and where that is unset, too,
+        /// a listener of another node that is there.
+        server_reference: Option<ShortText> = None;
         /// The origins that a browser may come from, as `https://app.example`; empty: any.
         ws_origins: Vec<String> = Vec::new();
         /// The certificate of this listener with those of its issuers behind it, PEM.

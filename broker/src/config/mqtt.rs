@@ -81,8 +81,8 @@ section! {
         /// What a 5.0 client that asks for it is told as the basis of its response topics; `%c` stands for its
         /// identifier; unset: nothing.
         response_information: Option<ShortText> = None;
-        /// The other servers that a 5.0 client is told of when it is sent away (0x9C), as the standard writes them:
-        /// "host" or "host:port", separated by spaces; unset: none.
+        /// The other servers that a 5.0 client is told of when it is sent away (0x9C, 0x9D), as the standard writes them:
+        /// "host" or "host:port", separated by spaces; unset: a listener of another node that is there.
         server_reference: Option<ShortText> = None;
     }
 }

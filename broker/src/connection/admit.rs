@@ -38,6 +38,9 @@ impl Arrival {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
         let (client, assigned) = self.client_id(&connect)?;
+        if let Some(elsewhere) = shared.departures.reason() {
+            return Err(elsewhere);
+        }
         if connect.properties.auth_method().is_some() {
             // [MQTT-4.12.0-1]
             return Err(ReasonCode::BadAuthenticationMethod);

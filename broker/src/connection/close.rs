@@ -8,12 +8,15 @@ use flotte_mqtt::codec;
 use flotte_mqtt::packet::Disconnect;
 use flotte_mqtt::property::Property;
 use flotte_mqtt::reason::ReasonCode;
-use flotte_mqtt::{ByteStr, PacketType, Version};
+use flotte_mqtt::{PacketType, Version};
 use metrics::counter;
 use tracing::debug;
 
+use super::counted::Counted;
 use super::{Connection, End};
+use crate::drain;
 use crate::metrics::Count;
+use crate::session::now_ms;
 
 impl Connection {
     /// Ends everything that hung on this connection.
@@ -50,10 +53,10 @@ impl Connection {
             End::Disconnected { expiry_s } => (true, expiry_s),
             End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
             End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
-            End::Moved => (true, None),
             // The cluster has ended it already, but for the will: that waits for our word.
             End::TakenOver => (false, None),
-            End::Reset => return,
+            // It knows, and of a node that drains it does so before the client.
+            End::Reset | End::Moved => return,
         };
         let close = Close {
             client: self.session.client.as_bytes().clone(),
@@ -61,15 +64,14 @@ impl Connection {
             discard_will,
             expiry_s,
         };
-        self.worker.shared.commit_close(close);
+        drop(self.worker.shared.commit_close(close));
     }
 
     /// The bytes of a DISCONNECT that the client takes; none, where it takes none at all.
     fn goodbye(&self, reason: ReasonCode, bytes_max: usize) -> BytesMut {
-        let others = &self.worker.shared.config.mqtt.server_reference;
-        let referred = (reason == ReasonCode::UseAnotherServer)
-            .then(|| ByteStr::try_from(others.as_ref()?.as_str()).ok())
-            .flatten();
+        let listener = self.counted.as_ref().map(Counted::listener);
+        let referred =
+            listener.and_then(|listener| drain::reference(&self.worker.shared, listener, reason));
         let mut words = BytesMut::new();
         for reference in [referred, None] {
             let goodbye = Disconnect {
@@ -96,7 +98,10 @@ impl Connection {
             End::Refused(reason) | End::SentAway(reason) => Some(*reason),
             End::TakenOver => Some(ReasonCode::SessionTakenOver),
             // [MQTT-4.11.0-1]
-            End::Moved => Some(ReasonCode::UseAnotherServer),
+            End::Moved => {
+                let reason = self.worker.shared.departures.reason();
+                Some(reason.unwrap_or(ReasonCode::UseAnotherServer))
+            }
             End::Disconnected { .. }
             | End::DisconnectedWithWill { .. }
             | End::Lost
@@ -108,6 +113,10 @@ impl Connection {
             .is_some_and(|signal| Arc::ptr_eq(signal, &self.signal));
         if !ours {
             return;
+        }
+        if *end == End::Moved {
+            // What was put in since it was looked is still for this client.
+            output.flush(now_ms());
         }
         let (clean, bytes_max) = (output.is_flushed(), output.packet_bytes_max());
         output.disconnect();

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use metrics::gauge;
 
 use super::worker::{ListenerInfo, Shared};
+use crate::config::listener::Config as Listener;
 use crate::metrics::Count;
 
 /// Keeps the numbers of connections right, whatever happens.
@@ -27,6 +28,11 @@ impl Counted {
             shared: Arc::clone(shared),
             listener: Arc::clone(listener),
         }
+    }
+
+    /// Where the client came in.
+    pub(super) fn listener(&self) -> &Listener {
+        &self.listener.config
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use flotte_cluster::wire::Open;
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
-use flotte_mqtt::property::Properties;
+use flotte_mqtt::property::{Properties, Property};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::Peer;
 use flotte_mqtt::{PacketType, Version};
@@ -23,6 +23,7 @@ use super::worker::ListenerInfo;
 use super::{Connection, Deadline, Worker, access, read_some};
 use crate::admission::{Refusal, TurnedAway};
 use crate::config::listener::Protocol;
+use crate::drain;
 use crate::metrics::Count;
 use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
 use crate::transport::Socket;
@@ -311,7 +312,7 @@ impl Arrival {
             socket: self.socket,
             session,
             signal: self.signal,
-            _counted: self.counted,
+            counted: self.counted,
             deadline: self.deadline,
             decoder,
             version,
@@ -352,13 +353,25 @@ impl Arrival {
 
     /// A last CONNACK; a client that does not take it does not get it.
     fn say(&self, version: Version, reason: ReasonCode) {
-        let mut bytes = BytesMut::new();
-        // [MQTT-3.2.2-6] of 3.1.1: without a fitting return code nothing is said.
-        let encoded = codec::encode(&ConnAck::refused(reason).into(), version, &mut bytes);
-        // [MQTT-3.1.2-24]
-        if encoded.is_ok() && bytes.len() <= self.packet_bytes_max {
-            Count::packets_out(PacketType::ConnAck).add(1);
-            self.socket.close(&bytes);
+        let listener = &self.listener.config;
+        let referred = drain::reference(&self.worker.shared, listener, reason);
+        // Where all of it is too much for the client, the reason alone may not be.
+        for reference in [referred, None] {
+            let mut bytes = BytesMut::new();
+            let connack = ConnAck {
+                properties: reference
+                    .map(Property::ServerReference)
+                    .into_iter()
+                    .collect(),
+                ..ConnAck::refused(reason)
+            };
+            // [MQTT-3.2.2-6] of 3.1.1: without a fitting return code nothing is said.
+            let encoded = codec::encode(&connack.into(), version, &mut bytes);
+            // [MQTT-3.1.2-24]
+            if encoded.is_ok() && bytes.len() <= self.packet_bytes_max {
+                Count::packets_out(PacketType::ConnAck).add(1);
+                return self.socket.close(&bytes);
+            }
         }
     }
 }

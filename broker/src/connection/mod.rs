@@ -73,7 +73,7 @@ pub enum End {
     TakenOver,
     /// This node sends it away; it is told this.
     SentAway(ReasonCode),
-    /// The node leaves; the client is told to use another one, and its will is not published.
+    /// The node drains, and the cluster knows that this client goes: it is told to use another node.
     Moved,
     /// This start of the node is over: the cluster knows.
     Reset,
@@ -116,7 +116,7 @@ pub struct Connection {
     socket: Arc<Socket>,
     session: Arc<Session>,
     signal: Arc<Signal>,
-    _counted: Option<Counted>,
+    counted: Option<Counted>,
     deadline: Deadline,
     decoder: Decoder,
     /// Of this connection's Open; the session's own is higher once another connection has it.
@@ -312,7 +312,7 @@ impl Connection {
         if wake.has(Wake::UNAUTHORIZED) {
             return Err(End::SentAway(ReasonCode::NotAuthorized));
         }
-        if wake.has(Wake::DRAIN) {
+        if wake.has(Wake::GO) || wake.has(Wake::DRAIN) && self.may_go() {
             return Err(End::Moved);
         }
         if wake.has(Wake::BROKEN) {
@@ -323,6 +323,14 @@ impl Connection {
             self.check_deadlines()?;
         }
         self.process()
+    }
+
+    /// Whether nothing is under way that this client waits for, or is to get. Asked again soon, where there is.
+    fn may_go(&self) -> bool {
+        self.requests.is_none()
+            && self.waiting.is_empty()
+            && self.session.inbound().lock().is_settled()
+            && !self.session.output().lock().has_unsent()
     }
 
     /// Decodes and handles what was read, as long as it may be taken.

@@ -26,6 +26,7 @@ use super::timers::Wheel;
 use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::drain::Departures;
 use crate::listener::Listeners;
 use crate::router::{Notify, Placing, Router};
 use crate::session::{Limits, Registry, Session};
@@ -56,6 +57,8 @@ pub struct Shared {
     pub auth: Authenticator,
     /// Where they come in.
     pub listeners: Listeners,
+    /// Whether they are sent away.
+    pub departures: Departures,
     /// Connections of all listeners.
     pub connections: AtomicUsize,
     /// The most that there were at once.
@@ -67,8 +70,9 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Commits the end of a connection, in the background. It outlives whoever asks; an older epoch changes nothing.
-    pub fn commit_close(self: &Arc<Self>, close: Close) {
+    /// Commits the end of a connection, in the background: it is done when the task is. It outlives whoever asks; an older epoch
+    /// changes nothing.
+    pub fn commit_close(self: &Arc<Self>, close: Close) -> tokio::task::JoinHandle<()> {
         self.closing.fetch_add(1, Ordering::AcqRel);
         let shared = Arc::clone(self);
         // Proposed before this returns, so that it stands before what the client asks for next.
@@ -77,7 +81,7 @@ impl Shared {
             // Refused: this start of the node is over, which ends all its connections.
             let _ = closing.await;
             shared.closing.fetch_sub(1, Ordering::AcqRel);
-        });
+        })
     }
 
     /// Ends a connection that was refused before its Open came back, should it come back after all. On a worker.
@@ -90,12 +94,12 @@ impl Shared {
         tokio::task::spawn_local(async move {
             if let Ok(opened) = opening.await {
                 let (epoch, discard_will) = (opened.epoch, true);
-                shared.commit_close(Close {
+                drop(shared.commit_close(Close {
                     client,
                     epoch,
                     discard_will,
                     expiry_s: None,
-                });
+                }));
             }
         });
     }

@@ -1,6 +1,9 @@
 //! Accepts clients and hands their sockets to the workers in turn.
 
+mod endpoint;
 mod unix;
+
+pub use endpoint::endpoints;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

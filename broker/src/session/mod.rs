@@ -231,6 +231,13 @@ impl Session {
         None
     }
 
+    /// Wakes its connection, where there is one.
+    pub fn wake(&self, wake: Wake) {
+        if let Some(attached) = &self.attachment.lock().client {
+            attached.signal.raise(wake);
+        }
+    }
+
     /// Whether its client is connected.
     pub fn is_connected(&self) -> bool {
         self.attachment.lock().client.is_some()

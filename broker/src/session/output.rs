@@ -150,6 +150,21 @@ impl Output {
         (self.outbound.queued(), self.outbound.inflight())
     }
 
+    /// Where the line of what the client is to get ends now.
+    pub fn line_end(&self) -> u64 {
+        self.outbound.line_end()
+    }
+
+    /// Whether the client has all that stood in its line before that end, or it was dropped.
+    pub fn is_done_before(&self, end: u64) -> bool {
+        self.outbound.is_done_before(end)
+    }
+
+    /// Whether something was not written yet.
+    pub fn has_unsent(&self) -> bool {
+        self.blocked || !self.buffer.is_empty() || self.outbound.has_unsent()
+    }
+
     /// Bytes of the copies held.
     pub fn held_bytes(&self) -> usize {
         self.outbound.bytes()

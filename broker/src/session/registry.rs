@@ -71,6 +71,12 @@ impl Registry {
         shard.pending.entry(client.clone()).or_default().opens += 1;
     }
 
+    /// Whether any Open has not come back.
+    pub fn is_opening(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.any(|shard| !shard.lock().pending.is_empty())
+    }
+
     /// The Open failed.
     pub fn open_failed(&self, client: &ClientId) {
         self.shard(self.hash(client)).lock().settle(client);

@@ -25,10 +25,12 @@ impl Wake {
     pub const RESET: Wake = Wake(32);
     /// The socket failed while someone else wrote to it.
     pub const BROKEN: Wake = Wake(64);
-    /// The node leaves: the client should go to another one.
+    /// The node drains, and the cluster knows that this client goes: now, unless there is more for it.
     pub const DRAIN: Wake = Wake(128);
     /// The client may not be here any more: its user is gone.
     pub const UNAUTHORIZED: Wake = Wake(256);
+    /// The node drains: the client goes, whatever waits for it.
+    pub const GO: Wake = Wake(512);
 
     /// Whether any of `other` is in it.
     pub fn has(self, other: Wake) -> bool {

@@ -36,6 +36,13 @@ impl Lease {
             .saturating_sub(boot_ns())
     }
 
+    /// How long ago the one ended that was held last, in ns; none where it is held, or was given up.
+    pub fn lost_for_ns(&self) -> Option<u64> {
+        let deadline = self.deadline_ns.load(Ordering::Acquire);
+        let lost = boot_ns().checked_sub(deadline)?;
+        (deadline > 0).then_some(lost)
+    }
+
     /// Moves the end; it never moves back but to be given up.
     pub fn extend(&self, deadline_ns: u64) {
         self.deadline_ns.fetch_max(deadline_ns, Ordering::AcqRel);
@@ -59,9 +66,11 @@ mod tests {
     #[test]
     fn a_lease_is_held_until_its_deadline() {
         let lease = Lease::default();
-        assert!(!lease.held());
+        assert!(!lease.held() && lease.lost_for_ns().is_none());
+        lease.extend(boot_ns() - 5_000_000);
+        assert!(lease.lost_for_ns().is_some_and(|lost| lost >= 5_000_000));
         lease.extend(boot_ns() + 60_000_000_000);
-        assert!(lease.held() && lease.left_ns() > 0);
+        assert!(lease.held() && lease.left_ns() > 0 && lease.lost_for_ns().is_none());
         lease.extend(1);
         assert!(lease.held(), "an older answer does not shorten it");
         lease.give_up();

@@ -197,6 +197,7 @@ impl MetaState {
                     member.up = true;
                     member.cut = false;
                     (member.name, member.advertise) = (up.name, up.advertise);
+                    (member.draining, member.endpoints) = (up.draining, up.endpoints);
                 }
                 Ok(done)
             }
@@ -220,13 +221,24 @@ impl MetaState {
                 Ok(done)
             }
             // Behind its Down or Forget, in the same batch.
-            Command::SetRoute(_) | Command::SetShare(_) if !self.is_up(from) => Ok(done),
+            Command::SetRoute(_) | Command::SetShare(_) | Command::Draining(_)
+                if !self.is_up(from) =>
+            {
+                Ok(done)
+            }
             Command::SetRoute(route) => self.set_route(from, route, effects),
             Command::SetShare(share) => self.set_share(from, share, effects),
             Command::Retain(retain) => self.retain(retain),
             Command::Join(join) => {
                 effects.membership = true;
                 Ok(self.join(join))
+            }
+            Command::Draining(draining) => {
+                if let Some(member) = self.members.get_mut(&from.node) {
+                    member.draining = draining.draining;
+                }
+                effects.membership = true;
+                Ok(done)
             }
             Command::Leaving(leaving) => {
                 effects.membership = true;

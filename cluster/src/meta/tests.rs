@@ -248,7 +248,22 @@ fn up(name: &str) -> Command {
     Command::Up(Up {
         name: name.into(),
         advertise: format!("{name}:7883"),
+        ..Up::default()
     })
+}
+
+/// A node that drains is known to, until it comes Up anew without; one that is Down says nothing any more.
+#[test]
+fn a_draining_node_is_known_to_until_its_next_up() {
+    let mut rig = Rig::new();
+    let draining = |rig: &Rig| rig.state.members()[&NodeId(2)].draining;
+    let drain = Command::Draining(flotte_proto::Draining { draining: true });
+    rig.run(node(2, 1), drain.clone());
+    assert!(draining(&rig) && !rig.state.members()[&NodeId(1)].draining);
+    let (_, effects) = rig.batch(node(2, 2), 1, vec![up("n2")]);
+    assert!(!draining(&rig) && effects.membership);
+    rig.batch(node(2, 2), 2, vec![down(node(2, 2)), drain]);
+    assert!(!rig.state.is_up(node(2, 2)) && !draining(&rig));
 }
 
 fn route(filter: &'static str, present: bool) -> Command {

@@ -258,6 +258,19 @@ impl Group {
         near.map(|(id, _)| *id).collect()
     }
 
+    /// The members that lack more than so many of this leader's entries, and how many they lack; nobody where it does not lead.
+    pub fn lagging(&self, lag_max: u64) -> Vec<(NodeId, u64)> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = metrics.replication.iter().flatten();
+        let lags = matched.map(|(id, matched)| {
+            let index = matched.map_or(0, |matched| matched.index);
+            (*id, last.saturating_sub(index))
+        });
+        lags.filter(|(_, lag)| *lag > lag_max).collect()
+    }
+
     /// Adds a node that gets the log but has no vote. Returns once that is committed, not once
     /// the node has caught up.
     pub async fn add_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), MembershipError> {

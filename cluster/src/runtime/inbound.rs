@@ -168,11 +168,15 @@ async fn kick(node: Arc<Node>, request: KickRequest) -> envelope::Body {
 }
 
 async fn read_index(node: Arc<Node>, request: ReadIndexRequest) -> envelope::Body {
-    if GroupId(request.group) != GroupId::META {
-        return error("only the meta group is read so");
-    }
-    let leader = node.meta_group.status().leader;
-    let result = match node.meta_group.read_index().await {
+    let group = match GroupId(request.group) {
+        GroupId::META => node.meta_group.clone(),
+        id => match node.groups.read().get(&id) {
+            Some(replica) => replica.group.clone(),
+            None => return error("the group is not here"),
+        },
+    };
+    let leader = group.status().leader;
+    let result = match group.read_index().await {
         Ok(index) => read_index_response::Result::Index(index),
         Err(_) => read_index_response::Result::NotLeader(
             leader.filter(|l| *l != node.id).map_or(0, |l| l.0),

@@ -1,6 +1,6 @@
 //! One start (incarnation) of this node, from its Up to its end: all that names the incarnation is made anew with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use flotte_proto::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -45,6 +46,8 @@ pub struct Life {
     /// One proposer for each group; proposals for groups that do not exist yet are refused.
     pub(super) proposers: BTreeMap<GroupId, Proposer>,
     pub(super) session_groups: u32,
+    /// Groups whose replica here has been where its group was at some time since this start.
+    pub(super) caught_up: watch::Sender<BTreeSet<GroupId>>,
     pub(super) shutdown: CancellationToken,
 }
 

@@ -1,6 +1,6 @@
 //! The lives of a node: comes Up with a new incarnation, serves until it is declared Down, and begins again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +121,8 @@ impl Node {
         let up = Up {
             name: self.config.node_name.clone(),
             advertise: self.identity.hello().advertise,
+            draining: self.is_draining(),
+            endpoints: self.config.endpoints.clone(),
         };
         let up = flotte_proto::MetaCommand {
             command: Some(meta_command::Command::Up(up)),
@@ -153,6 +155,7 @@ impl Node {
             keeps: Mutex::default(),
             proposers,
             session_groups,
+            caught_up: watch::channel(BTreeSet::new()).0,
             shutdown,
         };
         Ok((Arc::new(life), lowest))
@@ -180,6 +183,7 @@ impl Node {
         *self.life.write() = Some(Arc::clone(&life));
         self.lives.send_modify(|lives| *lives += 1);
         let duties = self.spawn_session_duties(&life);
+        tokio::spawn(Arc::clone(self).catch_up(Arc::clone(&life)));
         let renewer = RenewerTask {
             node: Arc::clone(self),
             me: life.me,

@@ -2,9 +2,12 @@
 //! the cores.
 
 mod barriers;
+mod catching_up;
 mod discovery;
+mod draining;
 mod duties;
 mod inbound;
+mod joining;
 mod kicks;
 mod leases;
 mod leaving;
@@ -12,12 +15,14 @@ mod life;
 mod links;
 mod living;
 mod node;
+mod problems;
 mod reads;
 mod replicas;
 mod sessions;
 mod start;
 mod status;
 
+pub use joining::{JoinError, JoinPlan};
 pub use leaving::LeaveError;
 pub use life::Life;
 pub use node::Node;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::discovery::Discovery;
+use super::draining::Drains;
 use super::leases::Leases;
 use super::life::Life;
 use crate::config::Config;
@@ -60,6 +61,7 @@ pub struct Node {
     pub(super) progress: Mutex<String>,
     /// Raised whenever this node comes Up or is no more.
     pub(super) lives: watch::Sender<u64>,
+    pub(super) drains: Drains,
     pub(super) started_ms: AtomicU64,
     pub(super) shutdown: CancellationToken,
 }

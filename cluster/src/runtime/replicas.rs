@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use flotte_proto::{Settled, meta_command};
 use tracing::{info, warn};
 
+use super::draining::Heirs;
 use super::node::{Node, Replica};
 use crate::group::GroupMachine;
 use crate::id::{GroupId, NodeId};
@@ -66,9 +67,14 @@ impl Node {
                 }
             }
             let is_leased = self.life().is_none() || self.lease.held();
+            // A node that went for a cut link, or lost its lease, is not reached by one that is Up, whose clients would wait for it
+            // and who would not hear that a client of its own is elsewhere: others lead then.
             let is_cut = members.get(&self.id).is_some_and(|me| me.cut && !me.up);
-            if unleased.handle_look(is_leased, Instant::now()) || is_cut {
-                self.give_up_leaderships().await;
+            let is_lost = unleased.handle_look(is_leased, Instant::now());
+            if self.is_draining() {
+                self.hand_over(self.all_groups(), Heirs::Staying).await;
+            } else if is_lost || is_cut {
+                self.hand_over(self.session_groups(), Heirs::Staying).await;
             }
             let mut pause = if is_leased { LOOK_EVERY } else { LOOK_UNLEASED };
             for (group, placed) in &placement {
@@ -86,30 +92,6 @@ impl Node {
                 return;
             }
         }
-    }
-
-    /// A node that went for a cut link, or lost its lease, is not reached by one that is Up, whose clients would wait for it and
-    /// who would not hear that a client of its own is elsewhere: others lead then.
-    async fn give_up_leaderships(&self) {
-        let up: BTreeSet<NodeId> = self.meta.read().up_nodes().map(|up| up.node).collect();
-        let held = self.groups.read().clone();
-        let led = held
-            .into_values()
-            .filter(|replica| replica.group.is_leader());
-        let given_up = led.map(|replica| {
-            let voters = replica.group.status().voters;
-            let heirs = voters
-                .iter()
-                .filter(|id| **id != self.id && up.contains(id));
-            let heir = heirs.copied().find(|id| self.network.connected(*id));
-            async move {
-                // Looked at again, should it fail.
-                if heir.is_some() {
-                    let _ = replica.group.transfer_leader(heir).await;
-                }
-            }
-        });
-        futures::future::join_all(given_up).await;
     }
 
     /// Starts the replica of a group, or stops it, as the placement says.

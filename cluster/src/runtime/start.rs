@@ -66,12 +66,13 @@ pub enum StartError {
 /// Opens the data directory, binds the cluster port and begins to look for a cluster, to found or to return to. The node
 /// serves once [`Cluster::me`] says so.
 pub async fn start(
-    config: Config,
+    mut config: Config,
     local: Arc<dyn Local>,
     shutdown: CancellationToken,
 ) -> Result<Cluster, StartError> {
     let store = Store::open(&config.data_dir)?;
     let id = store.node_id()?;
+    config.joins(store.joined()?);
     let names = match config.dns_server {
         Some(server) => Names::of_server(server).map_err(StartError::Names)?,
         None => Names::system(),
@@ -113,6 +114,7 @@ pub async fn start(
         bootstrap: Mutex::new(bootstrap),
         progress: Mutex::new("starting".into()),
         lives: watch::channel(0).0,
+        drains: Default::default(),
         started_ms: AtomicU64::new(wall_ms()),
         host,
         config,

@@ -1,9 +1,13 @@
 //! What a node knows of itself and of the cluster, for people and dashboards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::draining::Heirs;
 use super::node::Node;
+use super::problems::View;
+use super::replicas::LAG_MAX;
 use crate::id::{GroupId, NodeId};
 use crate::leader::wall_ms;
 use crate::raft::Role;
@@ -36,6 +40,8 @@ pub struct NodeStatus {
     pub since_ms: u64,
     /// It is to leave the cluster.
     pub leaving: bool,
+    /// It sends its clients away.
+    pub draining: bool,
     /// It leads the meta group.
     pub leader: bool,
     /// It votes in the meta group.
@@ -59,6 +65,8 @@ pub struct GroupStatus {
     pub committed: u64,
     /// Last index applied here.
     pub applied: u64,
+    /// Who votes in it.
+    pub voters: Vec<NodeId>,
 }
 
 /// What a node knows.
@@ -82,6 +90,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// All groups with a replica here.
     pub groups: Vec<GroupStatus>,
+    /// Groups whose replica here has not caught up since this start.
+    pub behind: Vec<GroupId>,
     /// What is the matter, in words; empty = nothing.
     pub problems: Vec<String>,
     /// Live node routes and share routes.
@@ -112,6 +122,7 @@ impl Node {
                 up: member.up,
                 since_ms: member.since_ms,
                 leaving: member.leaving,
+                draining: member.draining,
                 leader: meta_status.leader == Some(*id),
                 voter: meta_status.voters.contains(id),
                 connected: *id == self.id || self.network.connected(*id),
@@ -123,7 +134,7 @@ impl Node {
                 (meta.retained().len(), meta.retained().bytes()),
             )
         };
-        Status {
+        let mut status = Status {
             cluster_id: self.identity.cluster_id(),
             node_id: self.id,
             node_name: self.config.node_name.clone(),
@@ -131,13 +142,19 @@ impl Node {
             uptime: Duration::from_millis(wall_ms().saturating_sub(self.started_ms())),
             state,
             lease_left: Duration::from_nanos(self.lease.left_ns()),
-            problems: self.problems(state, &nodes),
+            problems: Vec::new(),
             nodes,
             groups: self.group_statuses(),
+            behind: life
+                .as_ref()
+                .map(|life| self.behind(life))
+                .unwrap_or_default(),
             routes,
             retained,
             links: life.map(|life| life.links.queued()).unwrap_or_default(),
-        }
+        };
+        status.problems = self.problems(&status);
+        status
     }
 
     fn group_statuses(&self) -> Vec<GroupStatus> {
@@ -148,6 +165,7 @@ impl Node {
             leader: status.leader,
             committed: status.committed,
             applied: status.applied,
+            voters: status.voters.to_vec(),
         };
         let mut all = vec![status(GroupId::META, self.meta_group.status())];
         all.extend(
@@ -159,50 +177,44 @@ impl Node {
         all
     }
 
-    fn problems(&self, state: State, nodes: &[NodeStatus]) -> Vec<String> {
-        let mut problems = Vec::new();
-        problems.extend(self.host.fatal.reason().map(|death| death.to_string()));
-        match state {
-            State::Up => {}
-            State::Joining => {
-                problems.push(self.progress.lock().clone());
-                problems.extend(self.discovery.trouble());
-            }
-            State::NoQuorum => {
-                problems.push("no lease: the meta group's leader does not answer, or has no quorum; nothing is taken from clients".into());
-                problems.extend(self.discovery.trouble());
+    fn problems(&self, status: &Status) -> Vec<String> {
+        let mut replicas: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for placed in self.meta.read().placement().values() {
+            for member in &placed.members {
+                *replicas.entry(*member).or_default() += 1;
             }
         }
-        let now = wall_ms();
-        for node in nodes {
-            if !node.up {
-                let since = now.saturating_sub(node.since_ms) / 1_000;
-                problems.push(format!(
-                    "node {} ({}) is down since {since} s",
-                    node.name, node.address
-                ));
-            } else if !node.connected {
-                problems.push(format!(
-                    "node {} ({}) is up but cannot be reached from here",
-                    node.name, node.address
-                ));
-            }
-        }
-        if nodes.len() == 2 {
-            problems.push("two nodes tolerate no failure: add a third".into());
-        }
-        for (id, replica) in self.groups.read().iter() {
-            if replica.group.status().leader.is_none() {
-                problems.push(format!("group {id} has no leader"));
-            }
-        }
-        problems
+        let view = View {
+            me: self.id,
+            now_ms: wall_ms(),
+            state: status.state,
+            progress: self.progress.lock().clone(),
+            trouble: self.discovery.trouble(),
+            unleased_ms: self.lease.lost_for_ns().map(|ns| ns / 1_000_000),
+            nodes: &status.nodes,
+            groups: &status.groups,
+            behind: &status.behind,
+            lagging: &self.lagging(),
+            replicas: &replicas,
+        };
+        let fatal = self.host.fatal.reason().map(|death| death.to_string());
+        fatal.into_iter().chain(view.problems()).collect()
+    }
+
+    /// Who lacks much of the groups that this node leads.
+    fn lagging(&self) -> Vec<(GroupId, NodeId, u64)> {
+        let groups = self.all_groups();
+        let lagging = groups.iter().flat_map(|group| {
+            let lagging = group.lagging(LAG_MAX).into_iter();
+            lagging.map(|(node, lag)| (group.id(), node, lag))
+        });
+        lagging.collect()
     }
 
     /// Leaves in good order. Clients are gone already.
     pub(crate) async fn shutdown(self: &Arc<Self>) {
         if let Some(life) = self.life() {
-            self.hand_over().await;
+            self.hand_over(self.all_groups(), Heirs::Any).await;
             // Whoever did not close in time is served no more: others count on that once the Down is committed.
             self.lease.retire();
             if self.has_left().await {
@@ -236,27 +248,5 @@ impl Node {
 
     fn replicas(&self) -> Vec<super::node::Replica> {
         self.groups.read().values().cloned().collect()
-    }
-
-    /// Hands all leaderships to others, as far as there are any.
-    pub(crate) async fn hand_over(&self) {
-        let others = self
-            .meta
-            .read()
-            .members()
-            .values()
-            .filter(|m| m.up && m.node_id != self.id.0)
-            .count();
-        if others == 0 {
-            return;
-        }
-        for replica in self.replicas() {
-            if replica.group.status().leader == Some(self.id) {
-                let _ = replica.group.transfer_leader(None).await;
-            }
-        }
-        if self.meta_group.status().leader == Some(self.id) {
-            let _ = self.meta_group.transfer_leader(None).await;
-        }
     }
 }

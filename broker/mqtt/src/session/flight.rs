@@ -142,6 +142,11 @@ impl Flight {
         taken
     }
 
+    /// The first ordinary sequence that was sent and is not done.
+    pub(super) fn first_undone(&self) -> Option<u64> {
+        self.ordinary.first_undone()
+    }
+
     /// One past the last ordinary sequence sent.
     pub(super) fn sent_end(&self) -> u64 {
         self.ordinary.end()

@@ -46,6 +46,7 @@ mod message;
 mod model;
 mod outbound;
 mod outcome;
+mod parting;
 mod queue;
 mod rare;
 mod shared;

@@ -1233,4 +1233,25 @@ mod tests {
         assert_eq!(bench.outbound.end().dropped(DropReason::SessionEnd), 3);
         assert!(bench.outbound.is_empty() && bench.outbound.bytes() == 0);
     }
+
+    /// A client that is to go takes what stood in its line when that was decided, and not all that comes meanwhile.
+    #[test]
+    fn what_stood_in_the_line_is_done_though_more_comes() {
+        let mut bench = Bench::connected(OutboundConfig::default(), small_window(2));
+        assert!(bench.outbound.is_done_before(bench.outbound.line_end()));
+        for payload in ["a", "b", "c"] {
+            bench.enqueue(copy(payload, 1));
+        }
+        bench.enqueue(shared("s", 1));
+        let end = bench.outbound.line_end();
+        assert!(bench.outbound.has_unsent() && !bench.outbound.is_done_before(end));
+        for id in [1, 2] {
+            bench.puback(id);
+            bench.enqueue(copy("later", 1));
+            assert!(!bench.outbound.is_done_before(end), "{id}");
+        }
+        bench.puback(3);
+        assert!(bench.outbound.is_done_before(end) && bench.outbound.has_unsent());
+        assert!(!bench.outbound.is_done_before(bench.outbound.line_end()));
+    }
 }

@@ -70,6 +70,18 @@ impl Queue {
         self.lines.get().is_some_and(|lines| !lines.qos0.is_empty())
     }
 
+    /// What the next ordinary copy gets.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// The sequence of the first ordinary copy.
+    pub(super) fn first_ordinary(&self) -> Option<u64> {
+        let mut reliable = self.lines.get()?.reliable.iter();
+        let first = reliable.find(|waiting| waiting.delivery.share.is_none());
+        Some(first?.sequence)
+    }
+
     /// Gives an ordinary copy its sequence number.
     pub(super) fn number(&mut self, delivery: Delivery) -> Waiting {
         let sequence = self.next_sequence;

@@ -61,6 +61,11 @@ impl Window {
         self.undone
     }
 
+    /// The first sequence that was sent and is not done.
+    pub(super) fn first_undone(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then_some(self.first)
+    }
+
     /// One past the last sequence sent.
     pub(super) fn end(&self) -> u64 {
         self.first + self.slots.len() as u64

@@ -1,6 +1,7 @@
 //! `flotte ctl`: asks the admin port of a running node and shows the answer, for people or as JSON.
 
 mod http;
+mod joining;
 pub mod model;
 mod show;
 mod table;
@@ -68,6 +69,15 @@ enum Command {
     Retained {
         #[command(subcommand)]
         command: Option<RetainedCommand>,
+    },
+    /// Have the node, alone so far, join the cluster of another one: it sets its data aside and starts again. It ends when the node
+    /// is a member.
+    Join {
+        /// host:port of a node of that cluster, its cluster port.
+        address: String,
+        /// Also where that gives up retained messages and sessions.
+        #[arg(long)]
+        force: bool,
     },
     /// Have a node leave the cluster: its replicas move to others first. It ends when that is done.
     Leave {
@@ -176,6 +186,9 @@ impl Arguments {
                 self.shown(answer, |routes: Routes| show::routes(&routes))?
             }
             Command::Retained { command } => return retained(&api, self.json, command),
+            Command::Join { address, force } => {
+                return joining::join(&api, self.json, address, force);
+            }
             Command::Leave { node, force, stay } => {
                 return leave(&api, self.json, node, force, stay);
             }

@@ -18,6 +18,9 @@ pub struct Status {
     pub groups: Vec<Group>,
     /// Connected to this node.
     pub clients: u64,
+    /// What is said of other nodes is what this one heard last: it has no lease, and they may have gone on without it.
+    #[serde(default)]
+    pub may_be_old: bool,
     /// What a person should look at.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -50,6 +53,12 @@ pub struct Node {
     /// Whether it is to leave.
     #[serde(default)]
     pub leaving: bool,
+    /// Whether it sends its clients to others.
+    #[serde(default)]
+    pub draining: bool,
+    /// Whether the node that answers reaches it.
+    #[serde(default = "yes")]
+    pub reached: bool,
     /// Since when it is up or down, RFC 3339, UTC.
     #[serde(default)]
     pub since: Option<String>,
@@ -68,6 +77,30 @@ pub struct Leave {
     /// It stays after all.
     #[serde(default)]
     pub stay: bool,
+}
+
+/// `POST /api/v1/cluster/join`: the node, alone so far, goes into another cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// host:port of a node of that cluster.
+    pub address: String,
+    /// Also where retained messages and sessions are given up.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer: it drains, starts again, and joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// Of the cluster that it joins.
+    pub cluster_id: String,
+    /// Where its members are.
+    pub addresses: Vec<String>,
+    /// Given up: how many retained messages.
+    pub retained: u64,
+    /// Given up: how many sessions that outlive their connections.
+    pub sessions: u64,
 }
 
 /// `POST /api/v1/drain`: the node sends its clients away and takes no new ones.
@@ -146,6 +179,12 @@ pub struct Group {
     pub leader: Option<String>,
     pub applied: u64,
     pub committed: u64,
+    /// The names of those that vote in it.
+    #[serde(default)]
+    pub voters: Vec<String>,
+    /// Those of them that the node that answers does not reach.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// A client and its session.
@@ -214,6 +253,10 @@ pub struct Problem {
     pub status: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn about_blank() -> String {

@@ -1,5 +1,7 @@
 //! Answers of the admin API as text for people.
 
+use std::time::SystemTime;
+
 use super::model::{Client, Node, Reload, Retained, Routes, Status, Subscription};
 use super::table::Table;
 
@@ -39,8 +41,22 @@ pub fn status(status: &Status) -> String {
     fact("state", status.state.clone());
     fact("lease", lease);
     fact("clients", status.clients.to_string());
-    let mut text = format!("{}\n{}", facts.text(), nodes(&status.nodes));
-    let mut groups = Table::new(&["GROUP", "ROLE", "TERM", "LEADER", "APPLIED", "COMMITTED"]);
+    let mut text = problems(&status.problems);
+    text.push_str(&facts.text());
+    if status.may_be_old {
+        text.push_str("\nwhat this node heard last; the others may have gone on without it:");
+    }
+    text.push_str(&format!("\n{}", nodes(&status.nodes)));
+    let mut groups = Table::new(&[
+        "GROUP",
+        "ROLE",
+        "TERM",
+        "LEADER",
+        "APPLIED",
+        "COMMITTED",
+        "VOTERS",
+        "NOT REACHED",
+    ]);
     for group in &status.groups {
         groups.push(vec![
             if group.id == 0 {
@@ -53,17 +69,29 @@ pub fn status(status: &Status) -> String {
             or_dash(group.leader.as_deref()),
             group.applied.to_string(),
             group.committed.to_string(),
+            or_dash(list(&group.voters).as_deref()),
+            or_dash(list(&group.missing).as_deref()),
         ]);
     }
     text.push('\n');
     text.push_str(&groups.text());
-    for problem in &status.problems {
-        text.push_str(&format!("\nproblem: {problem}"));
-    }
-    if !status.problems.is_empty() {
+    text
+}
+
+/// First of all, where a tired reader begins.
+fn problems(problems: &[String]) -> String {
+    let lines = problems
+        .iter()
+        .map(|problem| format!("problem: {problem}\n"));
+    let mut text: String = lines.collect();
+    if !text.is_empty() {
         text.push('\n');
     }
     text
+}
+
+fn list(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The members of the cluster.
@@ -85,18 +113,34 @@ pub fn nodes(nodes: &[Node]) -> String {
         };
         table.push(vec![
             node.name.clone(),
-            match node.leaving {
-                true => format!("{}, leaving", node.state),
-                false => node.state.clone(),
-            },
+            node_state(node),
             role.to_owned(),
             node.address.clone(),
             node.incarnation.to_string(),
-            or_dash(node.since.as_deref()),
+            or_dash(since(node.since.as_deref(), SystemTime::now()).as_deref()),
             node.id.clone(),
         ]);
     }
     table.text()
+}
+
+/// A moment, and how long ago that is.
+fn since(moment: Option<&str>, now: SystemTime) -> Option<String> {
+    let moment = moment?;
+    let ago = humantime::parse_rfc3339(moment).ok();
+    let ago = ago.and_then(|moment| now.duration_since(moment).ok());
+    Some(match ago {
+        Some(ago) => format!("{moment} ({} ago)", duration(ago.as_secs())),
+        None => moment.to_owned(),
+    })
+}
+
+fn node_state(node: &Node) -> String {
+    let mut words = vec![node.state.as_str()];
+    words.extend(node.leaving.then_some("leaving"));
+    words.extend(node.draining.then_some("draining"));
+    words.extend((node.state == "up" && !node.reached).then_some("not reached"));
+    words.join(", ")
 }
 
 /// Subscriptions, one a line.

@@ -75,9 +75,11 @@ fn page(clients: &[Client], next: Option<&str>) -> String {
 fn the_status_of_a_newer_node_is_shown() {
     let text = r#"{"cluster_id":"c","node":{"name":"n1","id":"7","incarnation":2,"version":"0.1.0","uptime_s":61,"new":1},
         "state":"up","lease_ms_left":1200,"nodes":[{"name":"n1","id":"7","state":"up","incarnation":2,"address":"n1:7883","leader":true,"voter":true}],
-        "groups":[{"id":0,"role":"leader","term":3,"leader":"n1","applied":9,"committed":9}],"clients":4,"problems":["slow disk"]}"#;
+        "groups":[{"id":0,"role":"leader","term":3,"leader":"n1","applied":9,"committed":9,"voters":["n1"]}],"clients":4,"problems":["slow disk"]}"#;
     let shown = show::status(&serde_json::from_str(text).unwrap());
-    let expected = "cluster  c\n\
+    let expected = "problem: slow disk\n\
+                    \n\
+                    cluster  c\n\
                     node     n1 (id 7, incarnation 2)\n\
                     version  0.1.0\n\
                     uptime   1 min 1 s\n\
@@ -88,11 +90,33 @@ fn the_status_of_a_newer_node_is_shown() {
                     NODE  STATE  META    ADDRESS  INCARNATION  SINCE  ID\n\
                     n1    up     leader  n1:7883  2            -      7\n\
                     \n\
-                    GROUP  ROLE    TERM  LEADER  APPLIED  COMMITTED\n\
-                    meta   leader  3     n1      9        9\n\
-                    \n\
-                    problem: slow disk\n";
+                    GROUP  ROLE    TERM  LEADER  APPLIED  COMMITTED  VOTERS  NOT REACHED\n\
+                    meta   leader  3     n1      9        9          n1      -\n";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_node_that_joins_is_waited_for() {
+    let status = |cluster: &str, state: &str| {
+        format!(
+            r#"{{"cluster_id":"{cluster}","node":{{"name":"n4","id":"7","incarnation":1,"version":"0.1.0","uptime_s":1}},
+            "state":"{state}","lease_ms_left":null,"nodes":[],"groups":[],"clients":0,"problems":["asking to join"]}}"#
+        )
+    };
+    let joining = r#"{"cluster_id":"b","addresses":["n1:7883"],"retained":0,"sessions":0}"#;
+    let (url, served) = node(vec![
+        ("202 Accepted", joining.to_owned()),
+        ("200 OK", status("a", "draining")),
+        ("200 OK", status("b", "joining")),
+        ("200 OK", status("b", "up")),
+    ]);
+    assert_eq!(run(&url, "join n1:7883").unwrap(), Exit::Done);
+    let requests = served.join().unwrap();
+    assert!(
+        requests[0].starts_with("POST /api/v1/cluster/join"),
+        "{requests:?}"
+    );
+    assert_eq!(requests.len(), 4);
 }
 
 #[test]

@@ -1,0 +1,283 @@
+//! A node that sends its clients away: when each is told to go, and where to. A client is told at a set rate, so that thousands
+//! do not arrive at the other nodes at once, and goes once it has what waited for it, as far as the time for all of them
+//! allows. No will is published for that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flotte_cluster::wire::Close;
+use flotte_mqtt::ByteStr;
+use flotte_mqtt::reason::ReasonCode;
+use metrics::gauge;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::listener::Config as Listener;
+use crate::connection::Shared;
+use crate::session::{Session, Wake};
+
+/// How often it is looked who is next, and who has what waited for him.
+const LOOK: Duration = Duration::from_millis(20);
+/// So many clients are told in a second at least.
+const RATE_MIN: f64 = 100.0;
+/// The last client is told when this part of the time is over; the rest is for what waits for it.
+const TELLING: f64 = 0.7;
+/// A client with messages always under way is not waited for any longer than for those that stood in its line, once it
+/// had this long for a moment without any.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long the commit of an end may take before the client is told nevertheless.
+const COMMIT_MAX: Duration = Duration::from_secs(2);
+/// How long after that commit a client is still given what comes.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// For the ends of the connections to be committed, and for the last words to be read, when the time is over.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// Why clients are not taken any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// For now: the node drains.
+    ForNow,
+    /// For good: the node leaves the cluster.
+    ForGood,
+}
+
+/// Whether clients are sent away, and to whom.
+#[derive(Debug, Default)]
+pub struct Departures {
+    departure: Mutex<Option<Departure>>,
+    /// Raised by every reference, so that they are spread over the other nodes.
+    turn: AtomicUsize,
+}
+
+impl Departures {
+    /// From now on clients are sent away. One for good stays for good.
+    pub fn begin(&self, departure: Departure) {
+        let mut begun = self.departure.lock();
+        if *begun != Some(Departure::ForGood) {
+            *begun = Some(departure);
+        }
+    }
+
+    /// What clients are told that come, or have to go; none while they are taken.
+    pub fn reason(&self) -> Option<ReasonCode> {
+        let departure = *self.departure.lock();
+        departure.map(|departure| match departure {
+            Departure::ForNow => ReasonCode::UseAnotherServer,
+            Departure::ForGood => ReasonCode::ServerMoved,
+        })
+    }
+}
+
+/// Where a client of this listener is told to go with this reason, if it is told at all (5.0).
+pub fn reference(shared: &Shared, listener: &Listener, reason: ReasonCode) -> Option<ByteStr> {
+    // Of all reasons only these two speak of another server.
+    if !matches!(
+        reason,
+        ReasonCode::UseAnotherServer | ReasonCode::ServerMoved
+    ) {
+        return None;
+    }
+    let configured = listener.server_reference.as_ref();
+    let configured = configured.or(shared.config.mqtt.server_reference.as_ref());
+    if let Some(configured) = configured {
+        return ByteStr::try_from(configured.as_str()).ok();
+    }
+    let others = shared
+        .cluster()
+        .elsewhere(listener.name.as_str(), listener.protocol.as_str());
+    let turn = shared.departures.turn.fetch_add(1, Ordering::Relaxed);
+    let next = others.get(turn % others.len().max(1))?;
+    ByteStr::try_from(next.as_str()).ok()
+}
+
+/// Sends all clients away and waits until they are gone. Whoever is left then, or when `hurry` comes, is closed at once.
+pub async fn send_away(shared: &Arc<Shared>, until: Instant, hurry: &CancellationToken) {
+    let time = until.saturating_duration_since(Instant::now());
+    let mut round = Round::new(time, connected(shared));
+    info!(clients = round.untold.len(), ?time, "clients are sent away");
+    let in_time = tokio::select! {
+        () = round.run(shared) => true,
+        () = tokio::time::sleep_until(until) => false,
+        () = hurry.cancelled() => false,
+    };
+    let end = async {
+        if !in_time {
+            warn!(
+                clients = round.left(),
+                "closed before they had all that waited for them"
+            );
+            round.hurries = true;
+            round.run(shared).await;
+        }
+        // The last words are on their way, and what clients published before.
+        while shared.closing.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_GRACE, end).await.is_err() {
+        warn!("some connections did not close in time");
+    }
+    gauge!("flotte_drain_clients_left").set(0.0);
+}
+
+fn connected(shared: &Shared) -> Vec<Arc<Session>> {
+    let mut all = shared.registry.all();
+    all.retain(|session| session.is_connected());
+    all
+}
+
+/// One round through the clients of the node.
+struct Round {
+    began: Instant,
+    /// Clients per second.
+    rate: f64,
+    told: usize,
+    untold: Vec<Arc<Session>>,
+    /// Their turn has come, and they have not gone.
+    going: Vec<Going>,
+    /// There is no time to wait for what they are to get.
+    hurries: bool,
+}
+
+/// A client that is to go once it has what waited for it.
+struct Going {
+    session: Arc<Session>,
+    since: Instant,
+    /// The end of its line when its turn came.
+    line_end: u64,
+    /// The commit of the end of its connection, and since when. It is told when that is done: it may be back at another node at
+    /// once, and that would be a takeover, with its will, if the cluster did not know.
+    closing: Option<(JoinHandle<()>, Instant)>,
+    /// Since when the cluster knows, or does not answer.
+    known: Option<Instant>,
+}
+
+impl Going {
+    /// Whether the client has all that it is to get, and was told of all that it sent.
+    fn has_all(&self) -> bool {
+        let output = self.session.output().lock();
+        if self.since.elapsed() >= QUIET {
+            return output.is_done_before(self.line_end);
+        }
+        let has_all = output.counts() == (0, 0);
+        drop(output);
+        has_all && self.session.inbound().lock().is_settled()
+    }
+
+    /// Goes on with what is to be done for it.
+    fn advance(&mut self, shared: &Arc<Shared>, hurries: bool) {
+        let Some((closing, since)) = &self.closing else {
+            if hurries || self.has_all() {
+                let close = Close {
+                    client: self.session.client.as_bytes().clone(),
+                    epoch: self.session.epoch(),
+                    discard_will: true,
+                    expiry_s: None,
+                };
+                self.closing = Some((shared.commit_close(close), Instant::now()));
+            }
+            return;
+        };
+        if closing.is_finished() || since.elapsed() >= COMMIT_MAX {
+            let known = *self.known.get_or_insert_with(Instant::now);
+            // What came meanwhile is still for this client.
+            let is_patient = known.elapsed() < LAST_WORDS && !hurries;
+            self.session
+                .wake(if is_patient { Wake::DRAIN } else { Wake::GO });
+        }
+    }
+}
+
+impl Round {
+    fn new(time: Duration, untold: Vec<Arc<Session>>) -> Round {
+        Round {
+            began: Instant::now(),
+            rate: rate(untold.len(), time),
+            told: 0,
+            untold,
+            going: Vec::new(),
+            hurries: false,
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.untold.len() + self.going.len()
+    }
+
+    /// Resolves when all are gone, those included that were being let in meanwhile.
+    async fn run(&mut self, shared: &Arc<Shared>) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            self.tell();
+            self.going.retain(|going| going.session.is_connected());
+            for going in &mut self.going {
+                going.advance(shared, self.hurries);
+            }
+            gauge!("flotte_drain_clients_left").set(self.left() as f64);
+            if self.left() > 0 || shared.registry.is_opening() {
+                continue;
+            }
+            self.untold = connected(shared);
+            if self.untold.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// The turn of some has come.
+    fn tell(&mut self) {
+        // One more: the first goes at once.
+        let due = (self.began.elapsed().as_secs_f64() * self.rate) as usize + 1;
+        let now = match self.hurries {
+            true => self.untold.len(),
+            false => due.saturating_sub(self.told).min(self.untold.len()),
+        };
+        self.told += now;
+        for session in self.untold.split_off(self.untold.len() - now) {
+            let line_end = session.output().lock().line_end();
+            self.going.push(Going {
+                session,
+                since: Instant::now(),
+                line_end,
+                closing: None,
+                known: None,
+            });
+        }
+    }
+}
+
+/// Clients per second.
+fn rate(clients: usize, time: Duration) -> f64 {
+    let even = clients as f64 / (time.as_secs_f64() * TELLING).max(f64::EPSILON);
+    even.max(RATE_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_at_an_even_rate_with_a_floor() {
+        let time = Duration::from_secs(10);
+        assert_eq!(rate(7_000, time).round(), 1_000.0);
+        assert_eq!(rate(0, time), RATE_MIN);
+        assert!(rate(3, Duration::ZERO).is_finite());
+    }
+
+    #[test]
+    fn who_left_for_good_does_not_come_back() {
+        let departures = Departures::default();
+        assert_eq!(departures.reason(), None);
+        departures.begin(Departure::ForNow);
+        assert_eq!(departures.reason(), Some(ReasonCode::UseAnotherServer));
+        departures.begin(Departure::ForGood);
+        departures.begin(Departure::ForNow);
+        assert_eq!(departures.reason(), Some(ReasonCode::ServerMoved));
+    }
+}
