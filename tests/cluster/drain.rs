@@ -91,6 +91,29 @@ fn clients_are_referred_to_nodes_that_stay() {
     });
 }
 
+/// Who leaves the cluster does so for good, and says so: 0x9D.
+#[test]
+fn clients_of_a_member_that_leaves_are_told_that_it_moved() {
+    block_on(async {
+        let mut cluster = Cluster::start();
+        let mut client = cluster.client(2, Version::V5).await;
+        client.patience = STOP_LIMIT;
+        let left = admin::post(
+            cluster.nodes[2].admin(),
+            "/api/v1/cluster/leave",
+            &json!({}),
+        );
+        assert_eq!(left.expect("an answer").0, 202);
+        let goodbye = client.recv_kind(14).await;
+        assert_eq!(goodbye.reason(), 0x9d, "{goodbye:?}");
+        let stays = [cluster.mqtt(0), cluster.mqtt(1)];
+        let referred = reference(&goodbye).expect("others stay");
+        assert!(stays.contains(&referred), "{referred}");
+        let code = cluster.nodes[2].wait_end(STOP_LIMIT).code();
+        assert_eq!(code, Some(0), "{}", cluster.nodes[2].log());
+    });
+}
+
 /// A client of 5.0 that takes one message at a time, or one of 3.1.1 that is slow to say anything.
 async fn slow(node: SocketAddr, version: Version, topic: &str) -> Client {
     let mut packet: Connect = connect(fresh("slow"));

@@ -177,7 +177,9 @@ fn group_model(status: &Status, group: &flotte_cluster::handle::GroupStatus) -> 
         Role::Stopped => "stopped",
     };
     let names = |ids: &mut dyn Iterator<Item = &NodeId>| {
-        ids.map(|id| name_of(&status.nodes, *id)).collect()
+        let mut names: Vec<String> = ids.map(|id| name_of(&status.nodes, *id)).collect();
+        names.sort_unstable();
+        names
     };
     let is_reached = |id: &&NodeId| {
         let mut nodes = status.nodes.iter();

@@ -51,8 +51,9 @@ impl View<'_> {
             State::NoQuorum => {
                 let since = self.unleased_ms.map(|ms| format!(" for {}", duration(ms)));
                 problems.push(format!(
-                    "this node has had no lease to serve{}: the leader of the meta group does not answer it; it takes nothing from clients",
-                    since.unwrap_or_default()
+                    "this node has had no lease to serve{}, as {}: it takes nothing from clients",
+                    since.unwrap_or_default(),
+                    self.why_unleased()
                 ));
             }
         }
@@ -65,14 +66,34 @@ impl View<'_> {
         }
     }
 
+    fn why_unleased(&self) -> String {
+        let meta = self.groups.iter().find(|group| group.id == GroupId::META);
+        if meta.is_some_and(|meta| self.lacks_quorum(meta)) {
+            return "the meta group has no quorum from here".into();
+        }
+        match meta.and_then(|meta| meta.leader) {
+            Some(leader) if leader != self.me => {
+                format!(
+                    "node {}, which leads the meta group, does not renew it",
+                    self.name(leader)
+                )
+            }
+            Some(_) => "the voters of the meta group do not answer this node in time".into(),
+            None => "the meta group has no leader".into(),
+        }
+    }
+
+    fn lacks_quorum(&self, group: &GroupStatus) -> bool {
+        !group.voters.is_empty() && self.missing(group).len() * 2 >= group.voters.len()
+    }
+
     /// Groups of whose voters this node reaches too few; those that lack the same ones in one sentence.
     fn quorums(&self, problems: &mut Vec<String>) {
         let mut lacking: BTreeMap<(Vec<NodeId>, Vec<NodeId>), Vec<GroupId>> = BTreeMap::new();
         let mut leaderless = Vec::new();
         for group in self.groups.iter().filter(|group| !group.voters.is_empty()) {
-            let missing = self.missing(group);
-            if missing.len() * 2 >= group.voters.len() {
-                let key = (group.voters.clone(), missing);
+            if self.lacks_quorum(group) {
+                let key = (group.voters.clone(), self.missing(group));
                 lacking.entry(key).or_default().push(group.id);
             } else if group.leader.is_none() {
                 leaderless.push(group.id);
@@ -90,6 +111,11 @@ impl View<'_> {
                 },
                 missing.join(", ")
             ));
+        }
+        if self.state == State::Up && problems.iter().any(|one| one.starts_with("no quorum of")) {
+            problems.push(
+                "clients whose sessions are in a group without a quorum cannot connect".into(),
+            );
         }
         if !leaderless.is_empty() {
             problems.push(format!(
@@ -329,7 +355,7 @@ mod tests {
         known.nodes[1].connected = false;
         let problems = known.problems();
         assert!(
-            problems[0].contains("no lease to serve for 35 s"),
+            problems[0].contains("no lease to serve for 35 s, as the meta group has no quorum"),
             "{problems:?}"
         );
         assert!(problems[1].contains("may be old"), "{problems:?}");
@@ -342,6 +368,30 @@ mod tests {
             problems[4].contains("n2.example:7883) counts as up, but"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn a_leader_that_does_not_renew_is_named() {
+        let mut known = known();
+        known.state = State::NoQuorum;
+        let problems = known.problems();
+        assert!(
+            problems[0].contains("as node n1, which leads the meta group, does not renew it"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_lost_session_group_says_what_it_means_for_clients() {
+        let mut known = known();
+        (known.nodes[0].up, known.nodes[0].connected) = (false, false);
+        known.groups[2].voters.pop();
+        let problems = known.problems();
+        assert!(
+            problems[0].starts_with("no quorum of group 2 from here: of 2 voters 1 is missing: n1"),
+            "{problems:?}"
+        );
+        assert!(problems[1].contains("cannot connect"), "{problems:?}");
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Node {
                 voter: meta_status.voters.contains(id),
                 connected: *id == self.id || self.network.connected(*id),
             };
-            let nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
+            let mut nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
+            nodes.sort_by(|one, other| one.name.cmp(&other.name));
             (
                 nodes,
                 meta.routes().counts(),
