@@ -170,10 +170,11 @@ impl Service {
 
     /// State time of the next entry. Out of office the clock is forgotten: others stamp then, and no entry is taken.
     fn stamp(&mut self, now: Instant) -> u64 {
-        if !self.group.is_leader() {
+        let Some(term) = self.group.term_led() else {
             self.clock = LeaderClock::default();
             return 0;
-        }
+        };
+        self.clock.lead(term);
         let standing = if self.group.has_been_led() {
             Standing::Runs
         } else {

@@ -17,6 +17,8 @@ pub mod net;
 pub mod proposer;
 pub mod raft;
 pub mod runtime;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
 pub mod state_time;
 pub mod store;

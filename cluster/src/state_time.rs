@@ -24,11 +24,12 @@ pub struct Stamp {
 impl StateTime {
     /// An entry was applied, or a snapshot installed, that moved the state to this time.
     pub fn moved_to(&self, time_ms: u64) {
-        let stamp = Stamp {
-            us: time_ms.saturating_mul(1_000),
-            at: Instant::now(),
-        };
-        *self.last.lock() = Some(stamp);
+        self.moved_at(time_ms, Instant::now());
+    }
+
+    pub(crate) fn moved_at(&self, time_ms: u64, at: Instant) {
+        let us = time_ms.saturating_mul(1_000);
+        *self.last.lock() = Some(Stamp { us, at });
     }
 
     /// The last one; none before the first.
@@ -38,8 +39,11 @@ impl StateTime {
 
     /// About now, in ms since the epoch; 0 while the group has no time yet.
     pub fn now_ms(&self) -> u64 {
-        self.last()
-            .map_or(0, |stamp| stamp.passed(Instant::now()) / 1_000)
+        self.at_ms(Instant::now())
+    }
+
+    pub(crate) fn at_ms(&self, now: Instant) -> u64 {
+        self.last().map_or(0, |stamp| stamp.passed(now) / 1_000)
     }
 }
 
@@ -57,6 +61,7 @@ impl Stamp {
 /// The clock by which a leader stamps entries. Pure: both clocks are arguments.
 #[derive(Debug, Default)]
 pub struct LeaderClock {
+    term: u64,
     last: Option<Stamp>,
 }
 
@@ -70,6 +75,14 @@ pub enum Standing {
 }
 
 impl LeaderClock {
+    /// This node leads in a term. What it stamped in an earlier one counts no more: others have led since, and it may never have
+    /// been committed.
+    pub fn lead(&mut self, term: u64) {
+        if self.term != term {
+            *self = LeaderClock { term, last: None };
+        }
+    }
+
     /// The time of the next entry in ms: the wall clock, never backwards, and within a tenth of the speed of the monotonic
     /// clock since the latest of the own last stamp and what the replica has `seen`. A group without a time, and one that
     /// was restarted, takes the wall clock.
@@ -166,6 +179,24 @@ mod tests {
         let others = seen(WALL + 20_000, after(t, 10_000));
         let again = clock.stamp(WALL + 10_000, after(t, 10_000), others, Standing::Runs);
         assert_eq!(again, WALL + 20_000, "never backwards");
+    }
+
+    #[test]
+    fn a_stamp_of_an_earlier_term_counts_no_more() {
+        let (mut clock, t) = (LeaderClock::default(), Instant::now());
+        clock.lead(1);
+        clock.stamp(WALL * 9, t, None, Standing::Runs);
+        let others = seen(WALL, after(t, 10_000));
+        clock.lead(3);
+        let again = clock.stamp(WALL * 9, after(t, 11_000), others, Standing::Runs);
+        assert_eq!(
+            again,
+            WALL + 1_100,
+            "a tenth faster than what others stamped"
+        );
+        clock.lead(3);
+        let next = clock.stamp(WALL * 9, after(t, 12_000), others, Standing::Runs);
+        assert_eq!(next, WALL + 2_200);
     }
 
     #[test]

@@ -211,7 +211,13 @@ impl Group {
 
     /// Whether this node leads the group, as far as it knows.
     pub fn is_leader(&self) -> bool {
-        self.inner.status.borrow().role == Role::Leader
+        self.term_led().is_some()
+    }
+
+    /// The term in which this node leads the group, as far as it knows.
+    pub fn term_led(&self) -> Option<u64> {
+        let status = self.inner.status.borrow();
+        (status.role == Role::Leader).then_some(status.term)
     }
 
     /// The leader, as far as is known here.

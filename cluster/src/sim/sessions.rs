@@ -1,0 +1,419 @@
+//! The clients of a node in a simulation: connections, subscriptions, publishes. It goes by the rules of the broker: a subscription is
+//! registered, then its route committed, then the barrier passed, then SUBACK sent; nothing is read or acknowledged without the lease.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use flotte_mqtt::topic::SubscriptionFilter;
+use flotte_proto::meta_command::Command as Meta;
+use flotte_proto::session_command::Command as Session;
+use flotte_proto::{Close, Open, OpenReply, SetRoute, Will};
+
+use super::ctx::{Broken, Ctx};
+use super::life::Ticket;
+use super::message::{Input, Kick, Want};
+use super::net::MS;
+use super::process::Process;
+use super::topics::{FILTERS, TOPICS, client_id, group_of, payload};
+use crate::group::node_ref;
+
+const FORMER_WAIT: u64 = 500 * MS;
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub struct Connected {
+    client: usize,
+    epoch: u64,
+    pub filters: BTreeSet<usize>,
+    /// What the client sent and was not read yet.
+    inbox: VecDeque<Want>,
+    /// A retained publish is being committed; others wait behind it.
+    pub retaining: bool,
+    pub blocked: VecDeque<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Ack {
+    Publish(u64),
+    Subscribe(usize, usize),
+}
+
+/// A route with a proposal under way.
+#[derive(Debug)]
+struct Unsettled {
+    wanted: bool,
+    waiters: Vec<usize>,
+}
+
+#[derive(Debug, Default)]
+pub struct Sessions {
+    pub connected: BTreeMap<usize, Connected>,
+    by_client: BTreeMap<usize, usize>,
+    /// Opens that have not come back, by client: how many, and the highest epoch kicked meanwhile.
+    pending: BTreeMap<usize, (u32, u64)>,
+    /// Connections that wait for their Open or for the former one; those without an epoch for their Open.
+    opening: BTreeMap<usize, Option<u64>>,
+    /// Went away meanwhile.
+    vanished: BTreeSet<usize>,
+    unsettled: BTreeMap<usize, Unsettled>,
+    pub acks: VecDeque<Ack>,
+    passed: Vec<(usize, usize)>,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Left,
+    Vanished,
+    TakenOver,
+}
+
+impl Sessions {
+    pub fn all_conns(&self) -> Vec<usize> {
+        let opening = self.opening.keys();
+        self.connected.keys().chain(opening).copied().collect()
+    }
+
+    pub fn unfinished(&self) -> Option<String> {
+        let is_done = self.opening.is_empty() && self.unsettled.is_empty() && self.acks.is_empty();
+        let is_read = self.connected.values().all(|c| c.inbox.is_empty());
+        (!is_done || !is_read).then(|| format!("clients wait: {self:?}"))
+    }
+}
+
+impl Process {
+    pub fn sessions(&mut self) -> Option<&mut Sessions> {
+        Some(&mut self.life.as_mut()?.sessions)
+    }
+
+    pub fn client_wants(&mut self, ctx: &mut Ctx, conn: usize, want: Want) {
+        let is_up = self.me().is_some() && self.has_lease(ctx);
+        if want == Want::Connect {
+            return match is_up {
+                true => self.open(ctx, conn),
+                false => ctx.closed(conn),
+            };
+        }
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        if sessions.opening.contains_key(&conn) {
+            if want == Want::Vanish {
+                sessions.vanished.insert(conn);
+            }
+            return;
+        }
+        let Some(connected) = sessions.connected.get_mut(&conn) else {
+            return;
+        };
+        match want {
+            Want::Vanish => self.close(ctx, conn, End::Vanished),
+            _ => connected.inbox.push_back(want),
+        }
+    }
+
+    // ---- connecting ----
+
+    fn open(&mut self, ctx: &mut Ctx, conn: usize) {
+        let client = ctx.conns[conn].client;
+        let (will, expiry_s) = (ctx.conns[conn].will, ctx.conns[conn].expiry_s);
+        let Some(life) = &mut self.life else { return };
+        life.sessions.pending.entry(client).or_default().0 += 1;
+        life.sessions.opening.insert(conn, None);
+        let will = will.map(|(delay_s, message)| Will {
+            topic: TOPICS[super::topics::WILLS].into(),
+            qos: 1,
+            payload: payload(message),
+            delay_s,
+            ..Will::default()
+        });
+        let open = Open {
+            client: client_id(client),
+            clean: expiry_s == 0,
+            expiry_s,
+            will,
+            up_index: life.up_index,
+        };
+        let group = group_of(client, ctx.logs.len() as u32 - 1);
+        self.propose_session(ctx, group, Session::Open(open), Ticket::Open(conn));
+    }
+
+    pub fn open_committed(&mut self, ctx: &mut Ctx, conn: usize, reply: &OpenReply) {
+        let client = ctx.conns[conn].client;
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        sessions.opening.insert(conn, Some(reply.epoch));
+        match reply.former {
+            None => self.former_waited(ctx, conn),
+            Some(former) => {
+                let kick = Kick {
+                    client,
+                    epoch: former.epoch,
+                    node: node_ref(former),
+                };
+                ctx.input(self.idx, FORMER_WAIT, Input::FormerWaited(conn));
+                self.kick_for(ctx, kick, Some(conn));
+            }
+        }
+    }
+
+    /// The former connection is closed, or was waited for long enough.
+    pub fn former_waited(&mut self, ctx: &mut Ctx, conn: usize) {
+        let client = ctx.conns[conn].client;
+        let Some(life) = &mut self.life else { return };
+        let (me, sessions) = (life.me, &mut life.sessions);
+        if sessions.opening.get(&conn).copied().flatten().is_none() {
+            return;
+        }
+        let epoch = sessions.opening.remove(&conn).flatten().unwrap_or(0);
+        let pending = sessions.pending.entry(client).or_default();
+        pending.0 = pending.0.saturating_sub(1);
+        let kicked = pending.1 >= epoch;
+        if pending.0 == 0 {
+            sessions.pending.remove(&client);
+        }
+        let former = sessions.by_client.get(&client).copied();
+        let newer = former.and_then(|former| sessions.connected.get(&former));
+        if kicked || newer.is_some_and(|newer| newer.epoch > epoch) {
+            return ctx.closed(conn);
+        }
+        if let Some(former) = former {
+            self.close(ctx, former, End::TakenOver);
+        }
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        let connected = Connected {
+            client,
+            epoch,
+            filters: BTreeSet::new(),
+            inbox: VecDeque::new(),
+            retaining: false,
+            blocked: VecDeque::new(),
+        };
+        sessions.connected.insert(conn, connected);
+        sessions.by_client.insert(client, conn);
+        if sessions.vanished.remove(&conn) {
+            return self.close(ctx, conn, End::Vanished);
+        }
+        ctx.note(|| format!("{me}: c{client} is connected, conn {conn}, epoch {epoch}"));
+        ctx.conns[conn].is_connected = true;
+        ctx.oracle.opened(conn, client, me, epoch);
+    }
+
+    pub fn kicked(&mut self, ctx: &mut Ctx, kick: Kick) {
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        if let Some(pending) = sessions.pending.get_mut(&kick.client) {
+            pending.1 = pending.1.max(kick.epoch);
+        }
+        let held = sessions.by_client.get(&kick.client).copied();
+        let is_meant = |conn: &usize| {
+            let connected = sessions.connected.get(conn);
+            connected.is_some_and(|connected| connected.epoch <= kick.epoch)
+        };
+        if let Some(conn) = held.filter(is_meant) {
+            self.close(ctx, conn, End::TakenOver);
+        }
+    }
+
+    fn close(&mut self, ctx: &mut Ctx, conn: usize, end: End) {
+        let groups = ctx.logs.len() as u32 - 1;
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        let Some(connected) = sessions.connected.remove(&conn) else {
+            return;
+        };
+        let client = connected.client;
+        if sessions.by_client.get(&client) == Some(&conn) {
+            sessions.by_client.remove(&client);
+        }
+        ctx.note(|| format!("c{client}, conn {conn}: {end:?}"));
+        ctx.closed(conn);
+        for filter in connected.filters {
+            self.withdraw(ctx, filter);
+        }
+        let group = group_of(client, groups);
+        let id = client_id(client);
+        let current = self.group(group).and_then(|state| state.client(&id));
+        let epoch = match ctx.broken {
+            Some(Broken::Epochs) => current.map_or(connected.epoch, |client| client.epoch),
+            _ => connected.epoch,
+        };
+        let close = Close {
+            client: id,
+            epoch,
+            discard_will: end == End::Left,
+            expiry_s: None,
+        };
+        self.propose_session(ctx, group, Session::Close(close), Ticket::Quiet);
+    }
+
+    // ---- reading and acknowledging ----
+
+    pub fn pump_sessions(&mut self, ctx: &mut Ctx) {
+        let has_lease = self.has_lease(ctx);
+        let Some(life) = self.life.as_mut().filter(|life| life.up && has_lease) else {
+            return;
+        };
+        let me = life.me;
+        let passed = std::mem::take(&mut life.sessions.passed);
+        let acks = passed
+            .into_iter()
+            .map(|(conn, filter)| Ack::Subscribe(conn, filter));
+        life.sessions.acks.extend(acks);
+        for ack in std::mem::take(&mut life.sessions.acks) {
+            let (conn, number) = match ack {
+                Ack::Publish(message) => (ctx.messages[message as usize].conn, message),
+                Ack::Subscribe(conn, filter) => (conn, filter as u64),
+            };
+            let Some(connected) = life.sessions.connected.get(&conn) else {
+                continue;
+            };
+            ctx.oracle.serves(conn, me, (ctx.now, ctx.calm_since));
+            match ack {
+                Ack::Publish(message) => ctx.oracle.acked(message, me),
+                Ack::Subscribe(conn, filter) if connected.filters.contains(&filter) => {
+                    ctx.oracle.subscribed(conn, filter, me, ctx.now);
+                    ctx.input(self.idx, 0, Input::Replay { conn, filter });
+                }
+                Ack::Subscribe(..) => continue,
+            }
+            ctx.note(|| format!("{me}: conn {conn} is told {ack:?} {number}"));
+        }
+        let unread = life.sessions.connected.iter_mut();
+        let unread: Vec<(usize, Want)> = unread
+            .flat_map(|(conn, connected)| {
+                let conn = *conn;
+                connected.inbox.drain(..).map(move |want| (conn, want))
+            })
+            .collect();
+        for (conn, want) in unread {
+            self.read(ctx, conn, want);
+        }
+    }
+
+    fn read(&mut self, ctx: &mut Ctx, conn: usize, want: Want) {
+        let Some(me) = self.me() else { return };
+        let Some(connected) = self.sessions().and_then(|s| s.connected.get_mut(&conn)) else {
+            return;
+        };
+        ctx.note(|| format!("{me}: conn {conn} wants {want:?}"));
+        match want {
+            Want::Subscribe(filter) => {
+                connected.filters.insert(filter);
+                self.announce(ctx, conn, filter);
+            }
+            Want::Unsubscribe(filter) => {
+                if connected.filters.remove(&filter) {
+                    ctx.oracle.unsubscribed(conn, filter);
+                    self.withdraw(ctx, filter);
+                }
+            }
+            Want::Publish(message) => {
+                if connected.retaining {
+                    connected.blocked.push_back(message);
+                } else {
+                    self.publish(ctx, conn, message);
+                }
+            }
+            Want::Leave => self.close(ctx, conn, End::Left),
+            Want::Connect | Want::Vanish => {}
+        }
+    }
+
+    // ---- routes ----
+
+    fn has_subscriber(&self, filter: usize) -> bool {
+        let sessions = self.life.as_ref().map(|life| &life.sessions);
+        sessions.is_some_and(|sessions| {
+            let mut all = sessions.connected.values();
+            all.any(|connected| connected.filters.contains(&filter))
+        })
+    }
+
+    /// The index of this node's own route, where its replica has one.
+    fn own_route(&self, filter: usize) -> Option<u64> {
+        let filter = SubscriptionFilter {
+            share: None,
+            filter: super::topics::filter(filter),
+        };
+        let (value, index) = self.meta().routes().route_of(&filter, self.me()?);
+        (value > 0).then_some(index)
+    }
+
+    fn announce(&mut self, ctx: &mut Ctx, conn: usize, filter: usize) {
+        let settled = self.own_route(filter);
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        if let Some(entry) = sessions.unsettled.get_mut(&filter) {
+            entry.wanted = true;
+            entry.waiters.push(conn);
+        } else if let Some(index) = settled {
+            self.wait_for_barrier(ctx, index, (conn, filter));
+        } else {
+            let waiters = vec![conn];
+            let entry = Unsettled {
+                wanted: true,
+                waiters,
+            };
+            sessions.unsettled.insert(filter, entry);
+            self.set_route(ctx, filter, true);
+        }
+    }
+
+    fn withdraw(&mut self, ctx: &mut Ctx, filter: usize) {
+        if self.has_subscriber(filter) {
+            return;
+        }
+        let settled = self.own_route(filter);
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        if let Some(entry) = sessions.unsettled.get_mut(&filter) {
+            entry.wanted = false;
+        } else if settled.is_some() {
+            let entry = Unsettled {
+                wanted: false,
+                waiters: Vec::new(),
+            };
+            sessions.unsettled.insert(filter, entry);
+            self.set_route(ctx, filter, false);
+        }
+    }
+
+    fn set_route(&mut self, ctx: &mut Ctx, filter: usize, present: bool) {
+        let route = SetRoute {
+            filter: FILTERS[filter].into(),
+            present,
+        };
+        self.propose_meta(ctx, Meta::SetRoute(route), Ticket::Route(filter, present));
+    }
+
+    pub fn routed(&mut self, ctx: &mut Ctx, filter: usize, present: bool, index: u64) {
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        let Some(entry) = sessions.unsettled.get(&filter) else {
+            return;
+        };
+        if entry.wanted != present {
+            let wanted = entry.wanted;
+            return self.set_route(ctx, filter, wanted);
+        }
+        let waiters = sessions.unsettled.remove(&filter).map(|e| e.waiters);
+        for conn in waiters.unwrap_or_default() {
+            self.wait_for_barrier(ctx, index, (conn, filter));
+        }
+    }
+
+    /// The barrier let a subscription through.
+    pub fn passed(&mut self, subscription: (usize, usize)) {
+        if let Some(sessions) = self.sessions() {
+            sessions.passed.push(subscription);
+        }
+    }
+}
