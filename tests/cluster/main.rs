@@ -10,6 +10,7 @@ mod discovery;
 mod founding;
 mod hostile;
 mod interruptions;
+mod large;
 mod leavers;
 mod limits;
 mod members;

@@ -29,6 +29,8 @@ impl Wake {
     pub const DRAIN: Wake = Wake(128);
     /// The client may not be here any more: its user is gone.
     pub const UNAUTHORIZED: Wake = Wake(256);
+    /// Some more of a large publish of the client has arrived where it goes.
+    pub const PROGRESS: Wake = Wake(512);
 
     /// Whether any of `other` is in it.
     pub fn has(self, other: Wake) -> bool {
