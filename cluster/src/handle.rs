@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::id::{NodeId, NodeRef};
 use crate::lease::Lease;
-use crate::link::{Placed, Pushed};
+use crate::link::{Lane, Placed, Pushed};
 use crate::meta::{Destinations, Retained, ShareMembers};
 use crate::runtime::{Life, Node};
 
@@ -58,6 +58,8 @@ pub trait Placement: Send + Sync {
     /// Called once for each node it was forwarded to; for a share pick a second time, with [`Placed::Lost`], if the node
     /// goes before the member has acknowledged it. Must not block.
     fn placed(&self, node: NodeRef, placed: Placed);
+    /// It is large, and some more of it has arrived there. Must not block.
+    fn progressed(&self) {}
 }
 
 /// Why the cluster did not do what was asked.
@@ -176,10 +178,10 @@ impl Cluster {
         }
     }
 
-    /// Resolves when a link that answered [`Pushed::Full`] has room again, or its node is gone.
-    pub async fn link_room(&self, to: NodeRef) {
+    /// Resolves when the lane of a link that answered [`Pushed::Full`] has room again, or its node is gone.
+    pub async fn link_room(&self, to: NodeRef, lane: Lane) {
         if let Some(life) = self.node.life() {
-            life.links.room(to).await;
+            life.links.room(to, lane).await;
         }
     }
 

@@ -12,6 +12,7 @@ mod founding;
 mod hostile;
 mod interruptions;
 mod joining;
+mod large;
 mod leavers;
 mod limits;
 mod members;

@@ -182,6 +182,17 @@ pub fn encode_publish(
     encode_body(parts, version, dst)
 }
 
+/// As [`encode_publish`], without the payload: that is to follow, from where it is.
+pub fn encode_publish_head(
+    parts: &PublishParts<'_>,
+    version: Version,
+    dst: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    begin_frame(parts, version, parts.payload.len(), dst)?;
+    parts.put_head(version, dst);
+    Ok(())
+}
+
 /// Bytes that [`encode_publish`] writes.
 pub fn publish_len(parts: &PublishParts<'_>, version: Version) -> usize {
     frame_len(parts.body_len(version))
@@ -196,18 +207,30 @@ fn encode_body<B: Body + ?Sized>(
     version: Version,
     dst: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    let end = begin_frame(body, version, 0, dst)?;
+    body.put_body(version, dst);
+    debug_assert_eq!(dst.len(), end, "the body is as long as it was measured");
+    Ok(())
+}
+
+/// Checks a packet and writes its fixed header; makes room for the body, but for the last `left_out` bytes. Says where the
+/// whole packet will end.
+fn begin_frame<B: Body + ?Sized>(
+    body: &B,
+    version: Version,
+    left_out: usize,
+    dst: &mut BytesMut,
+) -> Result<usize, EncodeError> {
     body.check(version)?;
     let len = body.body_len(version);
     if len > VARINT_MAX as usize {
         return Err(EncodeError::PacketTooLarge(frame_len(len)));
     }
     let end = dst.len() + frame_len(len);
-    dst.reserve(frame_len(len));
+    dst.reserve(frame_len(len) - left_out);
     dst.put_u8((body.packet_type() as u8) << 4 | body.flags());
     put_varint(dst, len);
-    body.put_body(version, dst);
-    debug_assert_eq!(dst.len(), end, "the body is as long as it was measured");
-    Ok(())
+    Ok(end)
 }
 
 #[cfg(test)]

@@ -156,6 +156,8 @@ pub struct Connection {
 
 /// So much of a packet that is not complete shows that the client goes on.
 const ALIVE_BYTES: usize = 1 << 10;
+/// A packet of this size has a buffer that nothing else is kept in.
+const LARGE_BYTES: usize = 64 << 10;
 /// A read that brought this much has probably left more.
 const MUCH_BYTES: usize = 16 << 10;
 
@@ -172,11 +174,12 @@ impl Future for Connection {
                 return Poll::Pending;
             };
             let read_much = matches!(event, Event::Read(Ok(bytes)) if bytes >= MUCH_BYTES);
+            let wrote = matches!(event, Event::Writable);
             let step = connection.handle(event);
             if connection.finish_wake_up(step).is_break() {
                 return Poll::Ready(());
             }
-            if read_much {
+            if read_much || wrote && connection.blocked {
                 // Others of this worker have their turn before the rest.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -277,7 +280,14 @@ impl Connection {
             }
             Event::Woken(wake) => self.woken(wake),
             Event::Writable => {
-                self.blocked = !self.session.output().lock().writable(now_ms());
+                let mut output = self.session.output().lock();
+                let had = output.tail_moved_ms();
+                self.blocked = !output.writable(now_ms());
+                if had.is_some() && had != output.tail_moved_ms() {
+                    // It takes a piece of a large packet.
+                    self.last_read_ms = self.worker.wheel.now_ms();
+                }
+                drop(output);
                 self.process()
             }
             Event::Placeable => {
@@ -319,6 +329,9 @@ impl Connection {
             return Err(End::Lost);
         }
         self.blocked |= wake.has(Wake::BLOCKED);
+        if wake.has(Wake::PROGRESS) && self.unplaced_since.is_set() {
+            self.unplaced_since = Since::at(self.worker.wheel.now_ms());
+        }
         if wake.has(Wake::TIMER) {
             self.check_deadlines()?;
         }
@@ -347,8 +360,13 @@ impl Connection {
             self.unleased_since.set_first(now);
         }
         while !self.partial.is_empty() && self.may_read() {
+            let before = self.partial.len();
             match self.decoder.decode(&mut self.partial) {
-                Ok(Some(packet)) => self.handle_packet(packet)?,
+                Ok(Some(packet)) => {
+                    // What is behind a large packet shall not hold the buffer of that.
+                    self.partial_is_own &= before - self.partial.len() < LARGE_BYTES;
+                    self.handle_packet(packet)?;
+                }
                 Ok(None) => break,
                 Err(e) => {
                     debug!(error = %e, "malformed packet");

@@ -12,6 +12,9 @@ use crate::session::now_ms;
 /// The next look at a connection that waits for nothing.
 const IDLE_MS: u64 = 3_600_000;
 
+/// The next look at one whose client does not read.
+const BLOCKED_MS: u64 = 10_000;
+
 impl Connection {
     pub(super) fn handle_packet(&mut self, packet: Packet) -> Result<(), End> {
         if let Packet::Publish(publish) = packet {
@@ -120,6 +123,9 @@ impl Connection {
             // [MQTT-3.1.2-22]
             return Err(End::Refused(ReasonCode::KeepAliveTimeout));
         }
+        if self.blocked && self.session.output().lock().is_stalled(now_ms()) {
+            return Err(End::Refused(ReasonCode::KeepAliveTimeout));
+        }
         let timeout = u64::from(shared.config.mqtt.publish_timeout_ms);
         if self
             .unplaced_since
@@ -147,6 +153,9 @@ impl Connection {
         }
         if self.unleased_since.is_set() {
             next = soon;
+        }
+        if self.blocked {
+            next = next.min(now + BLOCKED_MS);
         }
         next = next.min(self.held_until_ms().unwrap_or(next));
         if let Some(since) = self.unplaced_since.ms() {

@@ -322,9 +322,9 @@ impl Connection {
             .filter(|_| matched.is_remote())
             .map(|ticket| Placing::new(Notify::Session(Arc::clone(&self.session), ticket)));
         let outcome = router.route(&message, &matched, placing.as_ref());
-        if let Some(link) = outcome.full {
+        if let Some((link, lane)) = outcome.full {
             let cluster = self.worker.shared.cluster().clone();
-            self.full = Some(Box::pin(async move { cluster.link_room(link).await }));
+            self.full = Some(Box::pin(async move { cluster.link_room(link, lane).await }));
         }
         match placing {
             Some(placing) => {

@@ -56,8 +56,7 @@ impl Handing<'_> {
         let qos = message.qos.min(granted);
         // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
         let retain = message.retain && options.retain_as_published;
-        let framed =
-            qos == QoS::AtMostOnce && subscriber.id == 0 && message.expires_at_ms.is_none();
+        let framed = qos == QoS::AtMostOnce && subscriber.id == 0 && Frames::suit(message);
         let written = match output.version().filter(|_| framed) {
             Some(version) => output.enqueue_frame(self.frames.of(message, version, retain)),
             None => None,

@@ -64,4 +64,10 @@ impl Placement for Placing {
         // A node that is gone took its live sessions with it: nothing of what matched there is left.
         self.done();
     }
+
+    fn progressed(&self) {
+        if let Notify::Session(session, _) = &self.notify {
+            session.progressed();
+        }
+    }
 }

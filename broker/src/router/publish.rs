@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use flotte_cluster::handle::Placement;
 use flotte_cluster::id::NodeRef;
-use flotte_cluster::link::Pushed;
+use flotte_cluster::link::{Lane, Pushed};
 use flotte_cluster::wire::{Forward, WillKey};
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::PublishParts;
 use flotte_mqtt::property::Properties;
-use flotte_mqtt::session::{Delivery, Message};
+use flotte_mqtt::session::{Delivery, Message, TAIL_BYTES};
 use flotte_mqtt::topic::TopicName;
 use flotte_mqtt::{ClientId, QoS, Version};
 
@@ -53,8 +53,8 @@ pub struct Outgoing {
 pub struct PublishOutcome {
     /// It matched somebody.
     pub matched: bool,
-    /// A link is full: read no more from this publisher before it has room.
-    pub full: Option<NodeRef>,
+    /// A lane of a link is full: read no more from this publisher before it has room.
+    pub full: Option<(NodeRef, Lane)>,
 }
 
 impl Outgoing {
@@ -107,6 +107,7 @@ impl Outgoing {
             will: self.will,
             expires_at_ms: self.expires_at_ms.unwrap_or(0),
             retain_index: self.retain_index,
+            large: None,
         }
     }
 }
@@ -195,7 +196,7 @@ impl Router {
             }
             if qos == QoS::AtMostOnce
                 && target.ids.is_empty()
-                && message.expires_at_ms.is_none()
+                && Frames::suit(message)
                 && let Some(version) = output.version()
                 && let Some(dirty) = output.enqueue_frame(frames.of(message, version, retain))
             {
@@ -244,8 +245,8 @@ impl Router {
 
 impl PublishOutcome {
     fn note(&mut self, pushed: Pushed, node: NodeRef) {
-        if pushed == Pushed::Full {
-            self.full = Some(node);
+        if let Pushed::Full(lane) = pushed {
+            self.full = Some((node, lane));
         }
     }
 }
@@ -262,6 +263,11 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    /// Whether such frames are any good for a message. A large one is not copied, as a frame would be.
+    pub(super) fn suit(message: &Outgoing) -> bool {
+        message.expires_at_ms.is_none() && message.payload.len() < TAIL_BYTES
+    }
+
     pub(super) fn of(&mut self, message: &Outgoing, version: Version, retain: bool) -> &[u8] {
         // 3.1 and 3.1.1 have the same PUBLISH.
         let form = usize::from(version == Version::V5) * 2 + usize::from(retain);

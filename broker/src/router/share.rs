@@ -443,4 +443,10 @@ impl Placement for Attempt {
         }
         flush_dirty();
     }
+
+    fn progressed(&self) {
+        if let Some(placing) = &*self.pick.placing.lock() {
+            placing.progressed();
+        }
+    }
 }

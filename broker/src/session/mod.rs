@@ -259,6 +259,13 @@ impl Session {
         self.doomed.load(Ordering::Acquire) || !self.is_durable()
     }
 
+    /// Some more of a large publish of its client has arrived where it goes.
+    pub fn progressed(&self) {
+        if let Some(signal) = self.output.lock().signal() {
+            signal.raise(Wake::PROGRESS);
+        }
+    }
+
     /// A publish of its client is placed, or refused: the acknowledgement may go out in its turn.
     pub fn complete(&self, ticket: Ticket, reason: ReasonCode) {
         self.inbound.lock().complete(ticket, reason);

@@ -5,12 +5,12 @@ use std::hash::BuildHasher as _;
 use std::io;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
-use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tally};
+use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tail, Tally};
 use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
 use foldhash::quality::RandomState;
 
@@ -21,6 +21,12 @@ use crate::transport::Socket;
 /// A packet for the client is dropped without a word where this much waits for its socket: it sends requests and never
 /// reads the answers.
 const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// So much of a payload that stands apart is written before others have their turn.
+const TURN_BYTES: usize = 256 << 10;
+
+/// A client that takes nothing of such a payload for this long is given up: it would hold it for ever.
+const STALL_MS: u64 = 60_000;
 
 /// Retained messages that come live during one client's replays and are kept in mind. A client that is that slow may get
 /// one twice.
@@ -260,7 +266,7 @@ impl Output {
             return;
         }
         while self.link.is_some() {
-            if self.buffer.is_empty() {
+            if self.is_flushed() {
                 self.buffer = BytesMut::new();
                 if !self.outbound.wants_write() {
                     return;
@@ -270,17 +276,26 @@ impl Output {
                     return;
                 }
             }
-            if !self.write_out() {
+            if !self.write_out(now_ms) {
                 return;
             }
         }
     }
 
-    /// Writes what is encoded. False = the socket takes no more.
-    fn write_out(&mut self) -> bool {
+    /// Writes what is encoded. False = the socket takes no more, or it is the turn of others.
+    fn write_out(&mut self, now_ms: u64) -> bool {
         let Some(link) = &self.link else { return true };
         let before = self.buffer.len();
-        let written = link.socket.write(&mut self.buffer);
+        let written = match self.outbound.tail_mut() {
+            None => link.socket.write(&mut self.buffer),
+            Some(tail) => {
+                let written = write_turn(&link.socket, &mut self.buffer, tail, now_ms);
+                if tail.payload.is_empty() {
+                    self.outbound.handle_tail_written();
+                }
+                written
+            }
+        };
         Count::BYTES_OUT.add((before - self.buffer.len()) as u64);
         match written {
             Ok(()) => return true,
@@ -301,7 +316,7 @@ impl Output {
     pub fn writable(&mut self, now_ms: u64) -> bool {
         self.blocked = false;
         // Also where nothing is left here: a layer may hold what it has sealed.
-        if !self.write_out() {
+        if !self.write_out(now_ms) {
             return false;
         }
         self.flush(now_ms);
@@ -319,7 +334,46 @@ impl Output {
     }
 
     /// Whether nothing is left to be written.
-    pub fn is_flushed(&self) -> bool {
-        self.buffer.is_empty()
+    pub fn is_flushed(&mut self) -> bool {
+        self.buffer.is_empty() && self.outbound.tail_mut().is_none()
+    }
+
+    /// When the client took some of a payload that stands apart last, while there is one.
+    pub fn tail_moved_ms(&mut self) -> Option<u64> {
+        self.outbound.tail_mut().map(|tail| tail.moved_ms)
+    }
+
+    /// Whether the client has taken nothing of such a payload for so long that it has to go.
+    pub fn is_stalled(&mut self, now_ms: u64) -> bool {
+        let moved = self.tail_moved_ms();
+        moved.is_some_and(|moved| now_ms.saturating_sub(moved) >= STALL_MS)
+    }
+}
+
+/// Writes what stands before a payload, then a piece of that, and last what stands behind it. As [`Socket::write`]; whether
+/// it was the socket or the turn that ended is not told: the task that waits for the socket sees at once.
+fn write_turn(
+    socket: &Socket,
+    buffer: &mut BytesMut,
+    tail: &mut Tail,
+    now_ms: u64,
+) -> io::Result<()> {
+    if tail.at > 0 {
+        let before = buffer.len();
+        let written = socket.write(&mut (&mut *buffer).take(tail.at));
+        tail.at -= before - buffer.len();
+        written?;
+    }
+    let before = tail.payload.len();
+    let written = socket.write(&mut (&mut tail.payload).take(TURN_BYTES));
+    if tail.payload.len() < before {
+        Count::BYTES_OUT.add((before - tail.payload.len()) as u64);
+        tail.moved_ms = now_ms;
+    }
+    written?;
+    if tail.payload.is_empty() {
+        socket.write(buffer)
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }

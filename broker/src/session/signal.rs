@@ -31,6 +31,8 @@ impl Wake {
     pub const UNAUTHORIZED: Wake = Wake(256);
     /// The node drains: the client goes, whatever waits for it.
     pub const GO: Wake = Wake(512);
+    /// Some more of a large publish of the client has arrived where it goes.
+    pub const PROGRESS: Wake = Wake(1024);
 
     /// Whether any of `other` is in it.
     pub fn has(self, other: Wake) -> bool {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -116,12 +116,13 @@ impl Layered {
 
     /// Takes data from `buffer` as long as the socket takes it. [`io::ErrorKind::WouldBlock`]: it takes no more, whether
     /// or not something is left in `buffer`.
-    pub fn write(&self, buffer: &mut BytesMut) -> io::Result<()> {
+    pub fn write(&self, buffer: &mut impl Buf) -> io::Result<()> {
         let mut layers = self.layers.lock();
         layers.push(&self.stream)?;
-        while !buffer.is_empty() {
-            let bytes = buffer.len().min(SEAL_BYTES);
-            layers.seal(&buffer[..bytes])?;
+        while buffer.has_remaining() {
+            let chunk = buffer.chunk();
+            let bytes = chunk.len().min(SEAL_BYTES);
+            layers.seal(&chunk[..bytes])?;
             buffer.advance(bytes);
             layers.push(&self.stream)?;
         }

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use crate::config;
 use crate::config::listener::Protocol;
@@ -98,11 +98,11 @@ impl Socket {
 
     /// Takes data from `buffer` as long as the socket takes it. [`io::ErrorKind::WouldBlock`]: it takes no more, whether
     /// or not something is left in `buffer`.
-    pub fn write(&self, buffer: &mut BytesMut) -> io::Result<()> {
+    pub fn write(&self, buffer: &mut impl Buf) -> io::Result<()> {
         match self {
             Socket::Plain(stream) => {
-                while !buffer.is_empty() {
-                    let written = stream.try_write(buffer)?;
+                while buffer.has_remaining() {
+                    let written = stream.try_write(buffer.chunk())?;
                     buffer.advance(written);
                 }
                 Ok(())

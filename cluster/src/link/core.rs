@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flotte_proto::Forward;
+use flotte_proto::{Forward, LinkFrame, Part, Taken};
 
+use super::large::{Item, LargeLane};
+use super::parts::{PartError, Parts};
 use crate::id::{NodeId, NodeRef};
 
 /// Bytes that a frame may hold before it is sent; one message may exceed it.
@@ -20,6 +22,8 @@ pub struct LinkLimits {
     pub messages: usize,
     /// The same in bytes.
     pub bytes: usize,
+    /// The same in bytes, for large messages and what their publishers send behind them.
+    pub large_bytes: usize,
     /// Shared deliveries that are with their members and kept, at most; beyond, one is as good as done once it is placed.
     pub kept_messages: usize,
     /// The same in bytes.
@@ -46,20 +50,30 @@ pub enum Placed {
 pub enum Pushed {
     /// There is room for more.
     Room,
-    /// It was taken, but no more should come before there is room.
-    Full,
+    /// It was taken, but no more should come before there is room in this lane.
+    Full(Lane),
     /// QoS 0, and the queue was full.
     Dropped,
+}
+
+/// The ways of a link: each holds back its own publishers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Of all messages that are not large.
+    Main,
+    /// Of large ones, and of what their publishers send behind them.
+    Large,
 }
 
 /// The sending end, for one incarnation of the other node. `T` is who waits for a QoS 1/2 message.
 #[derive(Debug)]
 pub struct Sender<T> {
     limits: LinkLimits,
-    /// Not sent on this connection yet.
-    queue: VecDeque<(Forward, Option<T>)>,
-    /// Sent and not acknowledged, by sequence.
-    unacked: VecDeque<(Forward, T)>,
+    /// Not sent yet.
+    queue: VecDeque<Item<T>>,
+    /// Sent and not acknowledged, by sequence. Nobody waits for large ones of QoS 0: they are numbered as the other node
+    /// has to let go of their parts.
+    unacked: VecDeque<Item<T>>,
     /// How many of `unacked`, from the front, were sent on this connection.
     resent: usize,
     /// Placed shared deliveries that are not settled, with their bytes, by sequence.
@@ -70,7 +84,9 @@ pub struct Sender<T> {
     /// Placed, or not, up to here.
     acked: u64,
     next_sequence: u64,
+    /// Of `queue` and `unacked`.
     bytes: usize,
+    large: LargeLane<T>,
 }
 
 impl<T: Clone> Sender<T> {
@@ -87,34 +103,54 @@ impl<T: Clone> Sender<T> {
             acked: 0,
             next_sequence: 1,
             bytes: 0,
+            large: LargeLane::new(),
         }
     }
 
     /// Takes a message; one with a ticket is kept until it is acknowledged.
-    pub fn push(&mut self, mut message: Forward, ticket: Option<T>) -> Pushed {
-        if ticket.is_some() {
-            message.sequence = self.next_sequence;
-            self.next_sequence += 1;
-        } else if self.is_full() {
+    pub fn push(&mut self, message: Forward, ticket: Option<T>) -> Pushed {
+        let lane = if self.large.claims(&message) {
+            Lane::Large
+        } else {
+            Lane::Main
+        };
+        if ticket.is_none() && self.is_full(lane) {
             return Pushed::Dropped;
         }
-        self.bytes += size(&message);
-        self.queue.push_back((message, ticket));
-        if self.is_full() {
-            Pushed::Full
+        match lane {
+            Lane::Main => self.enqueue((message, ticket)),
+            Lane::Large => self.large.push((message, ticket)),
+        }
+        if self.is_full(lane) {
+            Pushed::Full(lane)
         } else {
             Pushed::Room
         }
     }
 
+    fn enqueue(&mut self, item: Item<T>) {
+        self.bytes += size(&item.0);
+        self.queue.push_back(item);
+    }
+
     /// Whether publishers are to be held back.
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.limits.messages || self.bytes >= self.limits.bytes
+    pub fn is_full(&self, lane: Lane) -> bool {
+        let (messages, bytes, bytes_max) = match lane {
+            Lane::Main => {
+                let messages = self.queue.len() + self.unacked.len();
+                (messages, self.bytes, self.limits.bytes)
+            }
+            Lane::Large => {
+                let large = &self.large;
+                (large.len(), large.bytes(), self.limits.large_bytes)
+            }
+        };
+        messages >= self.limits.messages || bytes >= bytes_max
     }
 
     /// Messages that wait or are not acknowledged.
     pub fn len(&self) -> usize {
-        self.queue.len() + self.unacked.len()
+        self.queue.len() + self.unacked.len() + self.large.len()
     }
 
     /// Whether nothing waits and all is acknowledged.
@@ -129,9 +165,8 @@ impl<T: Clone> Sender<T> {
             let message = if let Some((message, _)) = self.unacked.get(self.resent) {
                 self.resent += 1;
                 message.clone()
-            } else if let Some((message, ticket)) = self.queue.pop_front() {
-                self.sent(&message, ticket);
-                message
+            } else if let Some(item) = self.queue.pop_front() {
+                self.sent(item)
             } else {
                 break;
             };
@@ -141,13 +176,38 @@ impl<T: Clone> Sender<T> {
         frame
     }
 
-    fn sent(&mut self, message: &Forward, ticket: Option<T>) {
-        match ticket {
-            Some(ticket) => {
-                self.unacked.push_back((message.clone(), ticket));
-                self.resent += 1;
-            }
-            None => self.bytes -= size(message),
+    /// The next part of a large message, to go beside the next frame.
+    pub fn poll_part(&mut self) -> Option<Part> {
+        self.large.poll_part()
+    }
+
+    /// Numbers a message that has to be acknowledged, and keeps it until then.
+    fn sent(&mut self, (mut message, ticket): Item<T>) -> Forward {
+        if ticket.is_none() && message.large.is_none() {
+            self.bytes -= size(&message);
+            return message;
+        }
+        message.sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.unacked.push_back((message.clone(), ticket));
+        self.resent += 1;
+        message
+    }
+
+    /// The other node has more of the parts of some large messages. Returns who waits for these.
+    pub fn handle_taken(&mut self, taken: &[Taken]) -> Vec<T> {
+        let mut progressed = Vec::new();
+        if !taken.is_empty() {
+            let note = |ticket: &T| progressed.push(ticket.clone());
+            self.large.handle_taken(taken, note);
+            self.enqueue_ready();
+        }
+        progressed
+    }
+
+    fn enqueue_ready(&mut self) {
+        while let Some(item) = self.large.poll_ready() {
+            self.enqueue(item);
         }
     }
 
@@ -170,6 +230,10 @@ impl<T: Clone> Sender<T> {
             };
             self.resent = self.resent.saturating_sub(1);
             self.bytes -= size(&message);
+            if let Some(large) = &message.large {
+                self.large.handle_placed(large);
+            }
+            let Some(ticket) = ticket else { continue };
             let placed = if not_placed.contains(&message.sequence) {
                 Placed::NoMember
             } else {
@@ -187,6 +251,7 @@ impl<T: Clone> Sender<T> {
     }
 
     /// A connection begins: the other node says how far it is, and which shared deliveries are not settled.
+    /// [`Sender::handle_taken_before`] goes with it.
     pub fn handle_resumed(
         &mut self,
         acked: u64,
@@ -201,6 +266,15 @@ impl<T: Clone> Sender<T> {
             .into_iter()
             .for_each(|sequence| self.release(sequence));
         done
+    }
+
+    /// A connection begins: the other node says how much it has of all large messages. Returns who waits for these.
+    pub fn handle_taken_before(&mut self, taken: &[Taken]) -> Vec<T> {
+        let mut progressed = Vec::new();
+        let note = |ticket: &T| progressed.push(ticket.clone());
+        self.large.handle_resumed(taken, note);
+        self.enqueue_ready();
+        progressed
     }
 
     /// Placed, or not, up to here: what the other node need not tell again.
@@ -219,7 +293,7 @@ impl<T: Clone> Sender<T> {
     }
 
     fn keep(&mut self, message: &Forward, ticket: &T) {
-        let bytes = size(message);
+        let bytes = whole_size(message);
         let is_full = self.kept.len() >= self.limits.kept_messages
             || self.kept_bytes + bytes > self.limits.kept_bytes;
         if is_full {
@@ -247,19 +321,28 @@ impl<T: Clone> Sender<T> {
         let kept = std::mem::take(&mut self.kept).into_values();
         let lost = kept.map(|(_, ticket)| (ticket, Placed::Lost));
         let unacked = self.unacked.drain(..);
-        let unknown = unacked.map(|(_, ticket)| (ticket, Placed::Unknown));
+        let unknown = unacked.filter_map(|(_, ticket)| Some((ticket?, Placed::Unknown)));
         let queued = self.queue.drain(..).filter_map(|(_, ticket)| ticket);
+        let queued = queued.chain(self.large.drain());
         let gone = queued.map(|ticket| (ticket, Placed::NodeGone));
         lost.chain(unknown).chain(gone).collect()
     }
 }
 
-/// What messages hold in bytes, about.
-pub fn bytes_of(messages: &[Forward]) -> u64 {
-    messages.iter().map(|message| size(message) as u64).sum()
+/// What a frame holds in bytes, about.
+pub fn bytes_of(frame: &LinkFrame) -> u64 {
+    let messages = frame.messages.iter().map(size);
+    let parts = frame.parts.iter().map(|part| part.data.len());
+    messages.chain(parts).map(|bytes| bytes as u64).sum()
 }
 
-fn size(message: &Forward) -> usize {
+/// With what went ahead of it in parts.
+fn whole_size(message: &Forward) -> usize {
+    let ahead = message.large.as_ref().map_or(0, |large| large.bytes);
+    size(message).saturating_add(usize::try_from(ahead).unwrap_or(usize::MAX))
+}
+
+pub(super) fn size(message: &Forward) -> usize {
     message.topic.len()
         + message.payload.len()
         + message.properties.len()
@@ -281,33 +364,95 @@ pub enum Arrival {
 /// The receiving ends of all nodes that send to this one.
 #[derive(Debug, Default)]
 pub struct Receiver {
-    /// Last sequence placed, of the newest incarnation of each node.
-    last: BTreeMap<NodeId, (u64, u64)>,
+    senders: BTreeMap<NodeId, Incoming>,
+}
+
+/// Of the newest incarnation of a node.
+#[derive(Debug, Default)]
+struct Incoming {
+    incarnation: u64,
+    /// Last sequence placed.
+    last: u64,
+    parts: Parts,
+    /// That incarnation is no more.
+    is_gone: bool,
 }
 
 impl Receiver {
-    /// Judges a message by its sequence and takes note of a new one.
-    pub fn handle(&mut self, from: NodeRef, sequence: u64) -> Arrival {
-        let (incarnation, last) = self.last.entry(from.node).or_insert((from.incarnation, 0));
-        if from.incarnation > *incarnation {
-            (*incarnation, *last) = (from.incarnation, 0);
-        }
-        if from.incarnation < *incarnation || sequence <= *last {
+    /// Judges a message by its sequence and takes note of a new one. One whose parts came ahead gets them back.
+    pub fn handle(&mut self, from: NodeRef, message: &mut Forward) -> Arrival {
+        let Some(incoming) = self.incoming(from) else {
+            return Arrival::Repeat;
+        };
+        if message.sequence <= incoming.last {
             return Arrival::Repeat;
         }
-        if sequence != *last + 1 {
+        if message.sequence != incoming.last + 1 {
             return Arrival::Gap;
         }
-        *last = sequence;
+        if let Some(large) = message.large.take() {
+            let Some((properties, payload)) = incoming.parts.take(&large) else {
+                return Arrival::Gap;
+            };
+            (message.properties, message.payload) = (properties, payload);
+        }
+        incoming.last = message.sequence;
         Arrival::New
+    }
+
+    /// Takes a part of a large message. Returns what is here of that.
+    pub fn handle_part(&mut self, from: NodeRef, part: &Part) -> Result<Option<Taken>, PartError> {
+        let incoming = self.incoming(from).filter(|incoming| !incoming.is_gone);
+        let Some(incoming) = incoming else {
+            return Ok(None);
+        };
+        incoming.parts.handle(part)?;
+        Ok(incoming.parts.taken_of(part.id))
     }
 
     /// Last sequence placed of a node.
     pub fn last(&self, from: NodeRef) -> u64 {
-        self.last
-            .get(&from.node)
-            .filter(|(incarnation, _)| *incarnation == from.incarnation)
-            .map_or(0, |(_, last)| *last)
+        self.known(from).map_or(0, |incoming| incoming.last)
+    }
+
+    /// What is here in parts, for their sender to go on from there.
+    pub fn taken(&self, from: NodeRef) -> Vec<Taken> {
+        let incoming = self.known(from);
+        incoming.map_or_else(Vec::new, |incoming| incoming.parts.taken().collect())
+    }
+
+    /// All who sent something.
+    pub fn senders(&self) -> Vec<NodeRef> {
+        let of = |(node, incoming): (&NodeId, &Incoming)| NodeRef {
+            node: *node,
+            incarnation: incoming.incarnation,
+        };
+        self.senders.iter().map(of).collect()
+    }
+
+    /// A node is no more: nobody is going to send the rest of what came in parts.
+    pub fn handle_gone(&mut self, from: NodeRef) {
+        if let Some(incoming) = self.incoming(from) {
+            incoming.is_gone = true;
+            incoming.parts.clear();
+        }
+    }
+
+    fn known(&self, from: NodeRef) -> Option<&Incoming> {
+        let incoming = self.senders.get(&from.node);
+        incoming.filter(|incoming| incoming.incarnation == from.incarnation)
+    }
+
+    /// None = there was a newer incarnation.
+    fn incoming(&mut self, from: NodeRef) -> Option<&mut Incoming> {
+        let incoming = self.senders.entry(from.node).or_default();
+        if from.incarnation > incoming.incarnation {
+            *incoming = Incoming {
+                incarnation: from.incarnation,
+                ..Incoming::default()
+            };
+        }
+        (from.incarnation == incoming.incarnation).then_some(incoming)
     }
 }
 
@@ -318,6 +463,7 @@ mod tests {
     const LIMITS: LinkLimits = LinkLimits {
         messages: 4,
         bytes: 1 << 20,
+        large_bytes: 1 << 20,
         kept_messages: 3,
         kept_bytes: 1 << 20,
     };
@@ -370,11 +516,11 @@ mod tests {
         for ticket in 0..3 {
             assert_eq!(sender.push(message("x"), Some(ticket)), Pushed::Room);
         }
-        assert_eq!(sender.push(message("x"), Some(3)), Pushed::Full);
+        assert_eq!(sender.push(message("x"), Some(3)), Pushed::Full(Lane::Main));
         assert_eq!(sender.push(message("x"), None), Pushed::Dropped);
         assert_eq!(
             sender.push(message("x"), Some(4)),
-            Pushed::Full,
+            Pushed::Full(Lane::Main),
             "what was matched is taken"
         );
     }
@@ -476,26 +622,33 @@ mod tests {
         assert_eq!(sender.poll_frame().len(), 1);
     }
 
+    fn numbered(sequence: u64) -> Forward {
+        Forward {
+            sequence,
+            ..Forward::default()
+        }
+    }
+
     #[test]
     fn the_receiver_takes_each_once_in_order() {
         let mut receiver = Receiver::default();
-        assert_eq!(receiver.handle(FROM, 1), Arrival::New);
-        assert_eq!(receiver.handle(FROM, 1), Arrival::Repeat);
-        assert_eq!(receiver.handle(FROM, 3), Arrival::Gap);
-        assert_eq!(receiver.handle(FROM, 2), Arrival::New);
+        assert_eq!(receiver.handle(FROM, &mut numbered(1)), Arrival::New);
+        assert_eq!(receiver.handle(FROM, &mut numbered(1)), Arrival::Repeat);
+        assert_eq!(receiver.handle(FROM, &mut numbered(3)), Arrival::Gap);
+        assert_eq!(receiver.handle(FROM, &mut numbered(2)), Arrival::New);
         assert_eq!(receiver.last(FROM), 2);
     }
 
     #[test]
     fn a_new_incarnation_counts_from_one_and_ends_the_older() {
         let mut receiver = Receiver::default();
-        receiver.handle(FROM, 1);
+        receiver.handle(FROM, &mut numbered(1));
         let newer = NodeRef {
             incarnation: 2,
             ..FROM
         };
-        assert_eq!(receiver.handle(newer, 1), Arrival::New);
-        assert_eq!(receiver.handle(FROM, 2), Arrival::Repeat);
+        assert_eq!(receiver.handle(newer, &mut numbered(1)), Arrival::New);
+        assert_eq!(receiver.handle(FROM, &mut numbered(2)), Arrival::Repeat);
         assert_eq!(receiver.last(FROM), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotte_proto::Forward;
+use flotte_proto::LinkFrame;
 use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::Mutex;
 
@@ -28,10 +28,14 @@ impl Meter {
     }
 
     /// A frame goes out.
-    pub fn sent(&self, messages: &[Forward]) {
-        self.sent_bytes.increment(bytes_of(messages));
+    pub fn sent(&self, frame: &LinkFrame) {
+        self.sent_bytes.increment(bytes_of(frame));
         // QoS 0 has no sequence and no acknowledgement.
-        let last = messages.iter().rev().find(|message| message.sequence > 0);
+        let last = frame
+            .messages
+            .iter()
+            .rev()
+            .find(|message| message.sequence > 0);
         if let Some(last) = last {
             self.timed
                 .lock()
@@ -64,27 +68,33 @@ fn bytes_total(peer: NodeId, direction: &'static str) -> Counter {
 
 #[cfg(test)]
 mod tests {
+    use flotte_proto::Forward;
+
     use super::*;
 
-    fn message(sequence: u64) -> Forward {
-        Forward {
-            sequence,
+    fn frame(sequences: &[u64]) -> LinkFrame {
+        let message = |sequence: &u64| Forward {
+            sequence: *sequence,
             ..Forward::default()
+        };
+        LinkFrame {
+            messages: sequences.iter().map(message).collect(),
+            ..LinkFrame::default()
         }
     }
 
     #[test]
     fn one_frame_is_timed_until_all_of_it_is_acknowledged() {
         let meter = Meter::new(NodeId(1));
-        meter.sent(&[message(0)]);
+        meter.sent(&frame(&[0]));
         assert!(meter.timed.lock().is_none(), "nothing comes back for it");
-        meter.sent(&[message(1), message(2), message(0)]);
-        meter.sent(&[message(3)]);
+        meter.sent(&frame(&[1, 2, 0]));
+        meter.sent(&frame(&[3]));
         meter.acknowledged(1);
         assert!(meter.timed.lock().is_some_and(|(last, _)| last == 2));
         meter.acknowledged(2);
         assert!(meter.timed.lock().is_none());
-        meter.sent(&[message(4)]);
+        meter.sent(&frame(&[4]));
         meter.disconnected();
         assert!(meter.timed.lock().is_none());
     }

@@ -2,9 +2,12 @@
 
 mod core;
 mod keeps;
+mod large;
 mod meter;
+mod parts;
 
-pub use self::core::{Arrival, LinkLimits, Placed, Pushed, Receiver, Sender, bytes_of};
+pub use self::core::{Arrival, Lane, LinkLimits, Placed, Pushed, Receiver, Sender, bytes_of};
 pub use self::keeps::Kept;
 pub(crate) use self::keeps::{Keeps, Resumed};
 pub use self::meter::{Meter, received_bytes};
+pub use self::parts::PartError;

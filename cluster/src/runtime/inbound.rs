@@ -219,7 +219,7 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
         let mut reply = tokio::select! {
             frame = link.frames.next() => {
                 let Ok(Some(frame)) = frame else { return };
-                received.increment(bytes_of(&frame.messages));
+                received.increment(bytes_of(&frame));
                 if !under_lease(&node, &life).await {
                     return;
                 }
@@ -238,7 +238,8 @@ async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
             reply.acked = life.receiver.lock().last(sender);
             reply.settled = settled;
         }
-        if reply.acked > 0 && link.replies.send(reply).await.is_err() {
+        let says_something = reply.acked > 0 || !reply.taken.is_empty();
+        if says_something && link.replies.send(reply).await.is_err() {
             return;
         }
     }
@@ -267,6 +268,7 @@ fn resume(life: &Life, sender: NodeRef, keeps: &Keeps) -> (LinkReply, u64) {
     } = keeps.handle_connected();
     let first = LinkReply {
         acked: receiver.last(sender),
+        taken: receiver.taken(sender),
         not_placed,
         open,
         ..LinkReply::default()
@@ -306,15 +308,24 @@ fn deliver(
     let mut reply = LinkReply::default();
     keeps.handle_confirmed(frame.confirmed);
     let mut receiver = life.receiver.lock();
+    for part in frame.parts {
+        match receiver.handle_part(sender, &part) {
+            Ok(taken) => reply.taken.extend(taken),
+            Err(why) => {
+                warn!(from = %sender, %why, "link broken");
+                return None;
+            }
+        }
+    }
     let mut numbered = false;
-    for message in frame.messages {
+    for mut message in frame.messages {
         let sequence = message.sequence;
-        if sequence == 0 {
+        if sequence == 0 && message.large.is_none() {
             node.local.deliver(message, None);
             continue;
         }
         numbered = true;
-        match receiver.handle(sender, sequence) {
+        match receiver.handle(sender, &mut message) {
             Arrival::New => {
                 let kept = (!message.shares.is_empty()).then(|| keeps.keep(sequence));
                 if !node.local.deliver(message, kept) {

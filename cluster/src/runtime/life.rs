@@ -23,6 +23,7 @@ use super::reads::Reads;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Keeps, Receiver};
+use crate::meta::MetaMachine;
 use crate::proposer::{Proposer, Reply, Route};
 use crate::raft::Death;
 
@@ -64,6 +65,21 @@ impl Life {
                 keeps
             }
         }
+    }
+
+    /// Members changed: ends the links to all that are gone, and lets go of what these had begun to send.
+    pub(super) fn handle_members(&self, meta: &MetaMachine) {
+        self.links.handle_members();
+        // One lock at a time: publishes are delivered under that of the receiver, and read the routes.
+        let mut senders = self.receiver.lock().senders();
+        {
+            let meta = meta.read();
+            senders.retain(|sender| meta.is_gone(*sender));
+        }
+        let mut receiver = self.receiver.lock();
+        senders
+            .into_iter()
+            .for_each(|gone| receiver.handle_gone(gone));
     }
 
     pub(crate) fn propose_meta(

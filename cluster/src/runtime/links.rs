@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_proto::{Forward, LinkFrame, LinkReply};
+use flotte_proto::{Forward, LinkFrame, LinkReply, Part};
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
@@ -13,7 +13,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::handle::Placement;
 use crate::id::{NodeId, NodeRef};
-use crate::link::{LinkLimits, Meter, Placed, Pushed, Sender};
+use crate::link::{Lane, LinkLimits, Meter, Placed, Pushed, Sender};
 use crate::meta::MetaMachine;
 use crate::net::{Network, OutboundLink};
 
@@ -21,6 +21,8 @@ use crate::net::{Network, OutboundLink};
 const LIMITS: LinkLimits = LinkLimits {
     messages: 100_000,
     bytes: 64 << 20,
+    // One of the greatest, and no second beside it.
+    large_bytes: 256 << 20,
     // More than one member's queue holds by default: so one that never acknowledges uses up only its own.
     kept_messages: 100_000,
     kept_bytes: 128 << 20,
@@ -97,8 +99,8 @@ impl Links {
         pushed
     }
 
-    /// Resolves when the link has room, or is no more.
-    pub async fn room(&self, to: NodeRef) {
+    /// Resolves when a lane of the link has room, or the link is no more.
+    pub async fn room(&self, to: NodeRef, lane: Lane) {
         let Some(peer) = self
             .peers
             .read()
@@ -110,7 +112,7 @@ impl Links {
         };
         loop {
             let changed = peer.room.notified();
-            if peer.ended.is_cancelled() || !peer.sender.lock().is_full() {
+            if peer.ended.is_cancelled() || !peer.sender.lock().is_full(lane) {
                 return;
             }
             changed.await;
@@ -223,17 +225,29 @@ impl Peer {
         });
     }
 
-    fn poll_frame(&self) -> (Vec<Forward>, u64) {
+    /// The next frame; none while there is nothing to send.
+    fn poll_frame(&self) -> Option<LinkFrame> {
         let mut sender = self.sender.lock();
-        (sender.poll_frame(), sender.confirmed())
+        let messages = sender.poll_frame();
+        let parts: Vec<Part> = sender.poll_part().into_iter().collect();
+        let confirmed = sender.confirmed();
+        drop(sender);
+        (!messages.is_empty() || !parts.is_empty()).then(|| LinkFrame {
+            messages,
+            parts,
+            confirmed,
+            ..LinkFrame::default()
+        })
     }
 
     fn settle(&self, reply: &LinkReply) {
         self.meter.acknowledged(reply.acked);
         let mut sender = self.sender.lock();
         let placed = sender.handle_ack(reply.acked, &reply.not_placed, &reply.settled);
+        let progressed = sender.handle_taken(&reply.taken);
         let unkept = sender.poll_unkept();
         drop(sender);
+        progressed.iter().for_each(|waiter| waiter.progressed());
         self.tell(placed, unkept);
     }
 
@@ -242,8 +256,10 @@ impl Peer {
         self.meter.acknowledged(reply.acked);
         let mut sender = self.sender.lock();
         let placed = sender.handle_resumed(reply.acked, &reply.not_placed, &reply.open);
+        let progressed = sender.handle_taken_before(&reply.taken);
         let unkept = sender.poll_unkept();
         drop(sender);
+        progressed.iter().for_each(|waiter| waiter.progressed());
         self.tell(placed, unkept);
     }
 
@@ -330,14 +346,9 @@ async fn send_waiting(peer: &Peer, frames: &mpsc::Sender<LinkFrame>) -> bool {
     };
     loop {
         let changed = peer.work.notified();
-        let (messages, confirmed) = peer.poll_frame();
-        if !messages.is_empty() {
-            peer.meter.sent(&messages);
-            permit.send(LinkFrame {
-                messages,
-                confirmed,
-                ..LinkFrame::default()
-            });
+        if let Some(frame) = peer.poll_frame() {
+            peer.meter.sent(&frame);
+            permit.send(frame);
             return true;
         }
         changed.await;

@@ -216,7 +216,7 @@ impl Node {
             if !self.meta.read().is_up(life.me) {
                 return;
             }
-            life.links.handle_members();
+            life.handle_members(&self.meta);
             if membership.changed().await.is_err() {
                 return;
             }

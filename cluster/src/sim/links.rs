@@ -13,6 +13,7 @@ use crate::link::{Arrival, LinkLimits, Placed, Sender};
 const LIMITS: LinkLimits = LinkLimits {
     messages: 1_000,
     bytes: 1 << 20,
+    large_bytes: 1 << 20,
     kept_messages: 10,
     kept_bytes: 1 << 20,
 };
@@ -304,11 +305,11 @@ impl Process {
 
     /// Delivers what a link brought, under the lease.
     fn deliver_frame(&mut self, ctx: &mut Ctx, frame: Frame) {
-        for forward in frame.messages {
+        for mut forward in frame.messages {
             let Some(life) = &mut self.life else { return };
             let me = life.me;
             let message = message_of(&forward.payload).unwrap_or(0);
-            match life.receiver.handle(frame.sender, forward.sequence) {
+            match life.receiver.handle(frame.sender, &mut forward) {
                 Arrival::New => {
                     ctx.oracle.arrived((frame.sender, me), message);
                     if forward.will.is_none_or(|key| self.is_new_will(ctx, &key)) {

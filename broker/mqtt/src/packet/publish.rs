@@ -148,6 +148,23 @@ fn check_topic(topic: &str, has_alias: bool) -> Result<(), Violation> {
 }
 
 impl PublishParts<'_> {
+    /// All of the body but the payload, which is its end.
+    pub(crate) fn put_head(&self, version: Version, dst: &mut BytesMut) {
+        put_field(dst, self.topic.as_bytes());
+        if let (Some(packet_id), true) = (self.packet_id, self.qos > QoS::AtMostOnce) {
+            dst.put_u16(packet_id.value());
+        }
+        if version == Version::V5 {
+            put_varint(dst, self.properties_len());
+            for property in self.added_properties() {
+                property.put(dst);
+            }
+            for property in self.own_properties() {
+                property.put(dst);
+            }
+        }
+    }
+
     /// Properties of the message that are written: all, but for a lifetime that is overridden.
     fn own_properties(&self) -> impl Iterator<Item = &Property> {
         let overridden = self.message_expiry_s.is_some();
@@ -229,19 +246,7 @@ impl Body for PublishParts<'_> {
     }
 
     fn put_body(&self, version: Version, dst: &mut BytesMut) {
-        put_field(dst, self.topic.as_bytes());
-        if let (Some(packet_id), true) = (self.packet_id, self.qos > QoS::AtMostOnce) {
-            dst.put_u16(packet_id.value());
-        }
-        if version == Version::V5 {
-            put_varint(dst, self.properties_len());
-            for property in self.added_properties() {
-                property.put(dst);
-            }
-            for property in self.own_properties() {
-                property.put(dst);
-            }
-        }
+        self.put_head(version, dst);
         dst.put_slice(self.payload);
     }
 }

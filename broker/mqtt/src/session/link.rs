@@ -1,7 +1,7 @@
 //! The connection as the outbound half of a session sees it: what the client allows, its topic
 //! aliases, and the writing of packets by those rules. It keeps no message.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::alias::{Alias, AliasTable};
 use super::config::OutboundConfig;
@@ -15,6 +15,20 @@ use crate::topic::{Mountpoint, TopicName};
 
 /// The greatest packet there can be: four bytes of remaining length, and what precedes them.
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
+
+/// A payload of this size is not copied into the buffer behind the begin of its packet.
+pub const TAIL_BYTES: usize = 64 << 10;
+
+/// A payload on its way to the client from where it is: it belongs into the caller's buffer, and is not copied there.
+#[derive(Debug)]
+pub struct Tail {
+    /// Bytes of the buffer before it. The caller counts them down as they leave the buffer.
+    pub at: usize,
+    /// What is left of it. The caller takes away what it has written.
+    pub payload: Bytes,
+    /// When some of it was written last, on the clock of `now_ms`.
+    pub moved_ms: u64,
+}
 
 /// What the client's CONNECT said about what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +67,8 @@ pub(super) struct Link {
     pub(super) packet_bytes_max: u32,
     /// Of clients that do not get every topic as it is.
     topics: Option<Box<Topics>>,
+    /// While it is there no PUBLISH is written.
+    pub(super) tail: Option<Box<Tail>>,
 }
 
 /// How topics are called towards a client.
@@ -85,6 +101,7 @@ impl Link {
                 .unwrap_or(PACKET_BYTES_MAX)
                 .min(PACKET_BYTES_MAX),
             topics: (!is_plain).then(|| Box::new(topics)),
+            tail: None,
         }
     }
 
@@ -132,7 +149,17 @@ impl Link {
         if !self.fits(&parts) {
             return Err(DropReason::TooLarge);
         }
-        codec::encode_publish(&parts, self.version, dst).map_err(|_| DropReason::Invalid)?;
+        if message.payload.len() < TAIL_BYTES {
+            codec::encode_publish(&parts, self.version, dst).map_err(|_| DropReason::Invalid)?;
+        } else {
+            codec::encode_publish_head(&parts, self.version, dst)
+                .map_err(|_| DropReason::Invalid)?;
+            self.tail = Some(Box::new(Tail {
+                at: dst.len(),
+                payload: message.payload.clone(),
+                moved_ms: now_ms,
+            }));
+        }
         if let (Alias::Free(free), Some(topics)) = (alias, &mut self.topics)
             && let Some(table) = &mut topics.aliases
         {

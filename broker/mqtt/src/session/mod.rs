@@ -56,7 +56,7 @@ mod withdraw;
 
 pub use config::{InboundConfig, OutboundConfig, Overflow};
 pub use inbound::{AckKind, AckOut, Begin, Inbound, Ticket};
-pub use link::Peer;
+pub use link::{Peer, TAIL_BYTES, Tail};
 pub use message::{Delivery, Keeper, Message, Readiness, SharedCopy};
 pub use outbound::Outbound;
 pub use outcome::{AckOutcome, Acked, Enqueued, Outcome};

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::SessionError;
 use super::config::{OutboundConfig, Overflow};
 use super::flight::Flight;
-use super::link::{Dup, Link, Peer};
+use super::link::{Dup, Link, Peer, Tail};
 use super::message::Delivery;
 use super::outcome::{AckOutcome, Acked, Enqueued, Outcome};
 use super::queue::{Queue, Waiting};
@@ -27,7 +27,8 @@ use crate::reason::ReasonCode;
 ///   [`expire`](Self::expire), [`end`](Self::end),
 ///   [`take_undelivered_shared`](Self::take_undelivered_shared),
 ///   [`take_unsent_shared`](Self::take_unsent_shared).
-/// - Output: bytes in `dst`, and [`poll_send`](Self::poll_send) once there is room in it again.
+/// - Output: bytes in `dst`, with the payload that [`tail_mut`](Self::tail_mut) tells of, and
+///   [`poll_send`](Self::poll_send) once there is room in it again.
 ///
 /// Order: QoS 1/2 and QoS 0 are each first in, first out, so that the order per topic and QoS holds
 /// [MQTT-4.6.0-6]; QoS 0 passes QoS 1/2 that waits for the window. Replies to PUBREC are written at
@@ -86,7 +87,8 @@ impl Outbound {
 
     /// Whether [`poll_send`](Self::poll_send) would write something into an empty buffer.
     pub fn wants_write(&self) -> bool {
-        let Some(link) = self.link.as_ref().filter(|link| !link.congested) else {
+        let open = |link: &&Link| !link.congested && link.tail.is_none();
+        let Some(link) = self.link.as_ref().filter(open) else {
             return false;
         };
         let resends = self.flight.has_resends() && self.flight.span() < link.window();
@@ -95,6 +97,18 @@ impl Outbound {
             .front()
             .is_some_and(|first| self.window_allows(first));
         resends || first || self.queue.has_qos0()
+    }
+
+    /// The payload that belongs into the buffer and stays where it is.
+    pub fn tail_mut(&mut self) -> Option<&mut Tail> {
+        self.link.as_mut()?.tail.as_deref_mut()
+    }
+
+    /// The payload that stood apart is written.
+    pub fn handle_tail_written(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.tail = None;
+        }
     }
 
     /// The client is there (again): everything under way is sent again in order, PUBLISH with DUP
@@ -446,8 +460,8 @@ impl Outbound {
     }
 
     fn has_room(&self, dst: &BytesMut) -> bool {
-        let writable = self.link.as_ref().is_some_and(|link| !link.congested);
-        writable && dst.len() < self.config.dst_bytes_max
+        let open = |link: &Link| !link.congested && link.tail.is_none();
+        self.link.as_ref().is_some_and(open) && dst.len() < self.config.dst_bytes_max
     }
 
     /// A copy is done: counts it and sends what the window now allows.
@@ -506,9 +520,8 @@ mod tests {
     use super::*;
     use crate::codec::Decoder;
     use crate::packet::{Packet, Publish};
-    use crate::session::Message;
-    use crate::session::Readiness;
     use crate::session::message::testing::Tag;
+    use crate::session::{Message, Readiness, TAIL_BYTES};
     use crate::topic::SubscriptionFilter;
     use crate::topic::{Mountpoint, TopicName};
 
@@ -644,6 +657,45 @@ mod tests {
 
     const V4: Peer = Peer::unlimited(Version::V4);
     const V5: Peer = Peer::unlimited(Version::V5);
+
+    #[test]
+    fn a_large_payload_stays_where_it_is_and_holds_back_what_follows() {
+        let config = OutboundConfig::default();
+        let mut bench = Bench::connected(config, Peer::unlimited(Version::V5));
+        let text = "x".repeat(TAIL_BYTES);
+        let large = copy(&text, 1);
+        let payload = large.message.payload.clone();
+        bench.enqueue(large);
+        bench.enqueue(copy("next", 1));
+        bench.enqueue(copy("zero", 0));
+        let tail = bench.outbound.tail_mut().unwrap();
+        assert_eq!(tail.at, bench.dst.len());
+        assert_eq!(tail.payload.as_ptr(), payload.as_ptr(), "it is not copied");
+        bench.dst.extend_from_slice(&payload);
+        assert_eq!(bench.written(), [format!("{text}/1")]);
+        assert!(
+            !bench.outbound.wants_write(),
+            "something has to be written first"
+        );
+        bench.outbound.handle_tail_written();
+        assert!(bench.outbound.wants_write());
+        let _ = bench.outbound.poll_send(NOW, &mut bench.dst);
+        assert_eq!(bench.written(), ["next/2", "zero/0"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_large_payload_goes_with_its_connection() {
+        let config = OutboundConfig::default();
+        let mut bench = Bench::connected(config, Peer::unlimited(Version::V5));
+        bench.enqueue(copy(&"x".repeat(TAIL_BYTES), 1));
+        bench.outbound.tail_mut().unwrap().payload.truncate(7);
+        let _ = bench.outbound.disconnect();
+        assert!(bench.outbound.tail_mut().is_none());
+        bench.dst.clear();
+        bench.connect(Peer::unlimited(Version::V5));
+        let tail = bench.outbound.tail_mut().unwrap();
+        assert_eq!(tail.payload.len(), TAIL_BYTES, "all of it is sent again");
+    }
 
     #[test]
     fn an_idle_session_is_small() {
