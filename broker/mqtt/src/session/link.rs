@@ -1,11 +1,12 @@
 //! The connection as the outbound half of a session sees it: what the client allows, its topic
 //! aliases, and the writing of packets by those rules. It keeps no message.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::alias::{Alias, AliasTable};
 use super::config::OutboundConfig;
 use super::message::Delivery;
+use super::tail::{TAIL_BYTES, Tail};
 use super::tally::DropReason;
 use super::window::WINDOW_MAX;
 use crate::codec;
@@ -15,20 +16,6 @@ use crate::topic::{Mountpoint, TopicName};
 
 /// The greatest packet there can be: four bytes of remaining length, and what precedes them.
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
-
-/// A payload of this size is not copied into the buffer behind the begin of its packet.
-pub const TAIL_BYTES: usize = 64 << 10;
-
-/// A payload on its way to the client from where it is: it belongs into the caller's buffer, and is not copied there.
-#[derive(Debug)]
-pub struct Tail {
-    /// Bytes of the buffer before it. The caller counts them down as they leave the buffer.
-    pub at: usize,
-    /// What is left of it. The caller takes away what it has written.
-    pub payload: Bytes,
-    /// When some of it was written last, on the clock of `now_ms`.
-    pub moved_ms: u64,
-}
 
 /// What the client's CONNECT said about what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +94,11 @@ impl Link {
 
     pub(super) fn window(&self) -> u64 {
         u64::from(self.window)
+    }
+
+    /// Whether a PUBLISH may be written.
+    pub(super) fn is_open(&self) -> bool {
+        !self.congested && self.tail.is_none()
     }
 
     /// Whether a PUBLISH that others encoded, with its topic and without aliases, can be sent as is.

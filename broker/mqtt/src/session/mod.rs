@@ -50,16 +50,18 @@ mod parting;
 mod queue;
 mod rare;
 mod shared;
+mod tail;
 mod tally;
 mod window;
 mod withdraw;
 
 pub use config::{InboundConfig, OutboundConfig, Overflow};
 pub use inbound::{AckKind, AckOut, Begin, Inbound, Ticket};
-pub use link::{Peer, TAIL_BYTES, Tail};
+pub use link::Peer;
 pub use message::{Delivery, Keeper, Message, Readiness, SharedCopy};
 pub use outbound::Outbound;
 pub use outcome::{AckOutcome, Acked, Enqueued, Outcome};
+pub use tail::{TAIL_BYTES, Tail};
 pub use tally::{DropReason, Tally};
 
 use crate::packet::PacketId;

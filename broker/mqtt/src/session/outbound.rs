@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::SessionError;
 use super::config::{OutboundConfig, Overflow};
 use super::flight::Flight;
-use super::link::{Dup, Link, Peer, Tail};
+use super::link::{Dup, Link, Peer};
 use super::message::Delivery;
 use super::outcome::{AckOutcome, Acked, Enqueued, Outcome};
 use super::queue::{Queue, Waiting};
@@ -87,8 +87,7 @@ impl Outbound {
 
     /// Whether [`poll_send`](Self::poll_send) would write something into an empty buffer.
     pub fn wants_write(&self) -> bool {
-        let open = |link: &&Link| !link.congested && link.tail.is_none();
-        let Some(link) = self.link.as_ref().filter(open) else {
+        let Some(link) = self.link.as_ref().filter(|link| link.is_open()) else {
             return false;
         };
         let resends = self.flight.has_resends() && self.flight.span() < link.window();
@@ -97,18 +96,6 @@ impl Outbound {
             .front()
             .is_some_and(|first| self.window_allows(first));
         resends || first || self.queue.has_qos0()
-    }
-
-    /// The payload that belongs into the buffer and stays where it is.
-    pub fn tail_mut(&mut self) -> Option<&mut Tail> {
-        self.link.as_mut()?.tail.as_deref_mut()
-    }
-
-    /// The payload that stood apart is written.
-    pub fn handle_tail_written(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.tail = None;
-        }
     }
 
     /// The client is there (again): everything under way is sent again in order, PUBLISH with DUP
@@ -460,8 +447,7 @@ impl Outbound {
     }
 
     fn has_room(&self, dst: &BytesMut) -> bool {
-        let open = |link: &Link| !link.congested && link.tail.is_none();
-        self.link.as_ref().is_some_and(open) && dst.len() < self.config.dst_bytes_max
+        self.link.as_ref().is_some_and(Link::is_open) && dst.len() < self.config.dst_bytes_max
     }
 
     /// A copy is done: counts it and sends what the window now allows.
