@@ -362,6 +362,14 @@ fn describe_messages() {
 }
 
 fn describe_cluster() {
+    describe_counter!(
+        "flotte_control_frames_sent_total",
+        "Frames to and answers for other nodes, of all groups together"
+    );
+    describe_counter!(
+        "flotte_control_messages_sent_total",
+        "Requests and answers in those frames"
+    );
     describe_histogram!(
         "flotte_fsync_seconds",
         "Time of an fdatasync of the journal"

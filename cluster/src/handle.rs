@@ -316,7 +316,7 @@ impl Cluster {
     ) -> Option<String> {
         let meta = self.node.meta();
         let now = meta.time().now_ms();
-        let visit = |_: &str, retained: &Retained| match retained.left_ms(now) {
+        let visit = |retained: &Retained| match retained.left_ms(now) {
             Some(0) => {}
             left => visit(retained, left),
         };

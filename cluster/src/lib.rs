@@ -2,6 +2,7 @@
 //! It never names the broker; the broker sees nothing of it but [`handle`].
 
 pub mod barrier;
+mod beat;
 pub mod config;
 pub mod group;
 pub mod handle;

@@ -25,7 +25,10 @@ pub enum ReadError {
 }
 
 /// Writes records one after the other.
-pub fn write_records<M: Message>(records: &[M], out: &mut dyn Write) -> io::Result<()> {
+pub fn write_records<M: Message>(
+    records: impl IntoIterator<Item = M>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(64 << 10);
     for record in records {
         record
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn records_come_back_in_order() {
         let mut bytes = Vec::new();
-        write_records(&members(1_000), &mut bytes).unwrap();
+        write_records(members(1_000), &mut bytes).unwrap();
         let mut back = Vec::new();
         read_records::<Member>(&mut bytes.as_slice(), |m| {
             back.push(m);
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn a_cut_snapshot_is_an_error() {
         let mut bytes = Vec::new();
-        write_records(&members(2), &mut bytes).unwrap();
+        write_records(members(2), &mut bytes).unwrap();
         bytes.pop();
         assert!(read_records::<Member>(&mut bytes.as_slice(), |_| Ok(())).is_err());
         assert!(read_records::<Member>(&mut [0xFF, 0xFF].as_slice(), |_| Ok(())).is_err());

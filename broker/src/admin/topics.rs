@@ -173,16 +173,15 @@ fn nothing(topic: &str) -> Response {
 }
 
 fn shown(stored: &Stored, left_ms: Option<u64>, whole: bool) -> model::Retained {
-    let message = &stored.message;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     model::Retained {
-        topic: text(&message.topic),
-        qos: message.qos,
-        bytes: message.payload.len() as u64,
-        publisher: text(&message.publisher),
-        stored_at: rfc3339(stored.time_ms),
+        topic: text(stored.topic()),
+        qos: stored.qos(),
+        bytes: stored.payload().len() as u64,
+        publisher: text(stored.publisher()),
+        stored_at: rfc3339(stored.time_ms()),
         expires_at: left_ms.map(|left| rfc3339(now_ms().saturating_add(left))),
-        payload_base64: whole.then(|| STANDARD.encode(&message.payload)),
+        payload_base64: whole.then(|| STANDARD.encode(stored.payload())),
     }
 }
 

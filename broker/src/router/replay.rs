@@ -22,7 +22,9 @@ const PAGE: usize = 128;
 const PAGES_A_SECOND: u32 = 10;
 /// Copies in the session's queue above which the next page waits.
 const BACKLOG_MAX: usize = 1_000;
+/// After which it looks again, at first and at most: twice as long each time that the client has not read.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
+const BACKLOG_PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// One replay.
 #[derive(Debug, Clone)]
@@ -63,7 +65,7 @@ impl Router {
                 cursor.as_deref(),
                 page_max,
                 &mut |retained, left_ms| {
-                    if retained.index <= replay.upto {
+                    if retained.index() <= replay.upto {
                         page.push((retained.clone(), left_ms));
                     }
                 },
@@ -74,7 +76,10 @@ impl Router {
                 .filter_map(|(retained, left_ms)| {
                     // What is left in state time is left on this node's clock too.
                     let expires_at_ms = left_ms.map(|left| now.saturating_add(left));
-                    Some((retained.index, message_of(retained.message, expires_at_ms)?))
+                    Some((
+                        retained.index(),
+                        message_of(retained.message(), expires_at_ms)?,
+                    ))
                 })
                 .collect();
             let count = page.len();
@@ -84,11 +89,13 @@ impl Router {
             if let (Some(rate), 1..) = (self.retained_rate, count) {
                 tokio::time::sleep(Duration::from_secs(count as u64) / rate.get()).await;
             }
+            let mut pause = BACKLOG_PAUSE;
             while replay.session.output().lock().counts().0 > BACKLOG_MAX {
                 if !replay.is_current() {
                     return Ok(());
                 }
-                tokio::time::sleep(BACKLOG_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(BACKLOG_PAUSE_MAX);
             }
         }
     }

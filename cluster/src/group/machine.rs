@@ -111,6 +111,6 @@ struct Frozen(Vec<GroupRecord>);
 
 impl FrozenState for Frozen {
     fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
-        snapshot::write_records(&self.0, out)
+        snapshot::write_records(self.0, out)
     }
 }

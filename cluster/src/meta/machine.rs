@@ -11,6 +11,7 @@ use flotte_proto::MetaRecord;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use super::retained::Retained;
 use super::state::{Effects, MetaState};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
@@ -148,7 +149,11 @@ impl Machine for MetaMachine {
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
-        Box::new(Frozen(self.state.read().records()))
+        let state = self.state.read();
+        Box::new(Frozen {
+            records: state.records_but_retained(),
+            retained: state.retained().tree().iter().cloned().collect(),
+        })
     }
 
     fn restore(&self, _index: u64, data: &mut dyn Read) -> Result<(), RestoreError> {
@@ -156,7 +161,9 @@ impl Machine for MetaMachine {
         snapshot::read_records(data, |record| state.restore(record))
             .map_err(|e| RestoreError::Format(e.to_string()))?;
         self.time.moved_to(state.time_ms());
-        *self.state.write() = state;
+        let former = std::mem::replace(&mut *self.state.write(), state);
+        // It may be large, and nobody is to wait until it is gone.
+        drop(former);
         self.publish(&Effects {
             membership: true,
             routes: Vec::new(),
@@ -166,12 +173,17 @@ impl Machine for MetaMachine {
     }
 }
 
-/// Records whose payloads are shared with the state.
-struct Frozen(Vec<MetaRecord>);
+/// The state as it was. Retained messages are shared with the state, which replaces and never changes them.
+struct Frozen {
+    records: Vec<MetaRecord>,
+    retained: Vec<Retained>,
+}
 
 impl FrozenState for Frozen {
     fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
-        snapshot::write_records(&self.0, out)
+        let Self { records, retained } = *self;
+        snapshot::write_records(records, out)?;
+        snapshot::write_records(retained.iter().map(MetaRecord::from), out)
     }
 }
 

@@ -7,8 +7,15 @@ use super::state::{MetaState, parse_topic};
 use crate::id::{GroupId, NodeId};
 
 impl MetaState {
-    /// The whole state as records, for a snapshot. Payloads are shared, not copied.
+    /// The whole state as records.
     pub fn records(&self) -> Vec<MetaRecord> {
+        let retained = self.retained.tree().iter().map(MetaRecord::from);
+        let others = self.records_but_retained().into_iter();
+        others.chain(retained).collect()
+    }
+
+    /// The state but for the retained messages, which a snapshot makes records of one by one.
+    pub fn records_but_retained(&self) -> Vec<MetaRecord> {
         use meta_record::Record as R;
         let head = MetaHead {
             cluster_id: self.cluster_id,
@@ -24,14 +31,6 @@ impl MetaState {
         records.extend(self.ledger.records().map(R::Proposer));
         records.extend(self.will_keys.records().map(R::WillKeys));
         records.extend(self.routes.records().into_iter().map(R::Route));
-        records.extend(self.retained.tree().iter().map(|(_, item)| {
-            let message = Some(item.message.clone());
-            R::Retained(RetainedRecord {
-                message,
-                index: item.index,
-                time_ms: item.time_ms,
-            })
-        }));
         records
             .into_iter()
             .map(|record| MetaRecord {
@@ -65,16 +64,25 @@ impl MetaState {
             R::Route(record) => self.routes.restore(record)?,
             R::Retained(record) => {
                 let message = record.message.ok_or("retained record without message")?;
-                let topic = parse_topic(message.topic.clone())?;
-                let (index, time_ms) = (record.index, record.time_ms);
-                let retained = Retained {
-                    message,
-                    index,
-                    time_ms,
-                };
-                self.retained.restore(&topic, retained);
+                parse_topic(message.topic.clone())?;
+                let retained = Retained::new(&message, record.index, record.time_ms);
+                self.retained
+                    .insert(retained.ok_or("a retained message that is none")?);
             }
         }
         Ok(())
+    }
+}
+
+impl From<&Retained> for MetaRecord {
+    fn from(retained: &Retained) -> Self {
+        let record = RetainedRecord {
+            message: Some(retained.message()),
+            index: retained.index(),
+            time_ms: retained.time_ms(),
+        };
+        MetaRecord {
+            record: Some(meta_record::Record::Retained(record)),
+        }
     }
 }

@@ -362,12 +362,8 @@ impl MetaState {
             messages_max: retain.messages_max,
             bytes_max: retain.bytes_max,
         };
-        let retained = Retained {
-            message,
-            index: self.index,
-            time_ms: self.time_ms,
-        };
-        if self.retained.store(topic, retained, limits) {
+        let retained = Retained::new(&message, self.index, self.time_ms);
+        if retained.is_some_and(|retained| self.retained.store(retained, limits)) {
             return retain_reply::Result::Stored;
         }
         if retain.evict {

@@ -230,7 +230,7 @@ impl Rig {
     fn retained(&self, topic: &str) -> Option<Bytes> {
         let topic = TopicName::try_from(topic).unwrap();
         let item = self.state.retained().tree().get(&topic)?;
-        Some(item.message.payload.clone())
+        Some(item.message().payload)
     }
 
     fn nodes(&self, topic: &str) -> Vec<u64> {

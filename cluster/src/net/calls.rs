@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Outbox, PushError};
-use super::{CallError, PeerIdentity};
+use super::{CallError, Haste, PeerIdentity};
 
 /// One established outbound stream, shared by its reader and all callers.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Queues a request. Requests of one task go out in the order of these calls.
-    pub async fn send(self: &Arc<Self>, body: Body) -> Result<Answer, CallError> {
+    pub async fn send(self: &Arc<Self>, body: Body, haste: Haste) -> Result<Answer, CallError> {
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
@@ -63,6 +63,7 @@ impl Session {
         let envelope = Envelope {
             call,
             body: Some(body),
+            may_wait: haste == Haste::MayWait,
         };
         match self.outbox.push(envelope).await {
             Ok(()) => Ok(answer),

@@ -107,6 +107,15 @@ impl NetConfig {
     }
 }
 
+/// Whether a request may wait for others, with which it makes one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// It goes at once, and so does its answer.
+    Now,
+    /// Both may wait for a moment.
+    MayWait,
+}
+
 /// What answers the requests of peers.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. These calls come in the order of arrival on a stream and must not block;

@@ -20,7 +20,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::peer::Peer;
 use super::{
-    Answer, CallError, Handler, Identity, NetConfig, NetError, NodeId, OutboundLink, link, listener,
+    Answer, CallError, Handler, Haste, Identity, NetConfig, NetError, NodeId, OutboundLink, link,
+    listener,
 };
 
 /// All peers of this node, and the port they come in by. Clones share one transport.
@@ -153,7 +154,7 @@ impl Network {
         limit: Duration,
     ) -> Result<Body, CallError> {
         let session = self.session_of(to)?;
-        let call = async move { session.send(request).await?.wait().await };
+        let call = async move { session.send(request, Haste::Now).await?.wait().await };
         timeout(limit, call)
             .await
             .unwrap_or(Err(CallError::Timeout))
@@ -166,9 +167,10 @@ impl Network {
         to: NodeId,
         request: Body,
         limit: Duration,
+        haste: Haste,
     ) -> Result<Answer, CallError> {
         let session = self.session_of(to)?;
-        timeout(limit, session.send(request))
+        timeout(limit, session.send(request, haste))
             .await
             .unwrap_or(Err(CallError::Timeout))
     }

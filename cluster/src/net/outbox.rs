@@ -1,16 +1,21 @@
 //! The outbound half of a control stream: a queue of envelopes, bounded in number and in bytes, and
 //! the stream of frames made from it.
 //!
-//! A frame takes all envelopes that wait, up to a size, and goes out at once: there is no timer.
+//! A frame takes all envelopes that wait, up to a size, and goes out at once. Only those that may wait do, for a moment, for
+//! others: so the heartbeats of all groups on one beat make one frame, and so do their answers.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use flotte_proto::{ControlFrame, Envelope};
 use futures::Stream;
+use metrics::{Counter, counter};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep};
 
 /// Bounds of one queue.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +39,9 @@ pub enum PushError {
     TooLarge { size: usize, max: usize },
 }
 
+/// How long an envelope that may wait does so, with nothing else to take it along.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Where envelopes are put; clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Outbox {
@@ -56,6 +64,33 @@ struct Queued {
 pub struct Frames {
     queue: mpsc::Receiver<Queued>,
     frame_bytes: usize,
+    /// Those that wait for others; less than a frame.
+    held: Vec<Queued>,
+    held_bytes: usize,
+    /// Until when they do; made with the first of them.
+    due: Option<Pin<Box<Sleep>>>,
+    sent: Sent,
+}
+
+/// What the metrics page shows of control streams, of all together.
+struct Sent {
+    frames: Counter,
+    envelopes: Counter,
+}
+
+impl Sent {
+    fn new() -> Self {
+        Self {
+            frames: counter!("flotte_control_frames_sent_total"),
+            envelopes: counter!("flotte_control_messages_sent_total"),
+        }
+    }
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sent")
+    }
 }
 
 /// A queue and its frames.
@@ -69,6 +104,10 @@ pub fn channel(limits: OutboxLimits) -> (Outbox, Frames) {
     let frames = Frames {
         queue: receiver,
         frame_bytes: limits.frame_bytes,
+        held: Vec::new(),
+        held_bytes: 0,
+        due: None,
+        sent: Sent::new(),
     };
     (outbox, frames)
 }
@@ -104,23 +143,62 @@ impl Outbox {
     }
 }
 
+impl Frames {
+    fn hold(&mut self, queued: Queued) {
+        if self.held.is_empty() {
+            let at = Instant::now() + GATHER;
+            match &mut self.due {
+                Some(due) => due.as_mut().reset(at),
+                None => self.due = Some(Box::pin(tokio::time::sleep_until(at))),
+            }
+        }
+        self.held_bytes += queued.size;
+        self.held.push(queued);
+    }
+
+    /// All that is held and all that waits, up to the size of a frame.
+    fn frame(&mut self) -> Option<ControlFrame> {
+        while self.held_bytes < self.frame_bytes {
+            let Ok(next) = self.queue.try_recv() else {
+                break;
+            };
+            self.held_bytes += next.size;
+            self.held.push(next);
+        }
+        self.held_bytes = 0;
+        let envelopes: Vec<Envelope> = self.held.drain(..).map(|queued| queued.envelope).collect();
+        if envelopes.is_empty() {
+            return None;
+        }
+        self.sent.frames.increment(1);
+        self.sent.envelopes.increment(envelopes.len() as u64);
+        Some(ControlFrame { envelopes })
+    }
+}
+
 impl Stream for Frames {
     type Item = ControlFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ControlFrame>> {
-        let Some(first) = ready!(self.queue.poll_recv(cx)) else {
-            return Poll::Ready(None);
-        };
-        let mut size = first.size;
-        let mut envelopes = vec![first.envelope];
-        while size < self.frame_bytes {
-            let Ok(next) = self.queue.try_recv() else {
-                break;
-            };
-            size += next.size;
-            envelopes.push(next.envelope);
+        loop {
+            match self.queue.poll_recv(cx) {
+                Poll::Ready(Some(queued)) => {
+                    let may_wait = queued.envelope.may_wait;
+                    self.hold(queued);
+                    if !may_wait || self.held_bytes >= self.frame_bytes {
+                        return Poll::Ready(self.frame());
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(self.frame()),
+                Poll::Pending if self.held.is_empty() => return Poll::Pending,
+                Poll::Pending => {
+                    if let Some(due) = &mut self.due {
+                        ready!(due.as_mut().poll(cx));
+                    }
+                    return Poll::Ready(self.frame());
+                }
+            }
         }
-        Poll::Ready(Some(ControlFrame { envelopes }))
     }
 }
 
@@ -143,6 +221,7 @@ mod tests {
         Envelope {
             call,
             body: Some(Body::Error("x".repeat(size))),
+            ..Envelope::default()
         }
     }
 
@@ -158,6 +237,42 @@ mod tests {
         assert_eq!(calls(frames.next().await.unwrap()), [1, 2, 3]);
         assert_eq!(calls(frames.next().await.unwrap()), [4]);
         assert!(frames.next().await.is_none());
+    }
+
+    fn patient(call: u64) -> Envelope {
+        Envelope {
+            may_wait: true,
+            ..envelope(call, 5)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_wait_goes_together_after_a_moment() {
+        let (outbox, mut frames) = channel(LIMITS);
+        outbox.push(patient(1)).await.unwrap();
+        assert!(frames.next().now_or_never().is_none());
+        outbox.push(patient(2)).await.unwrap();
+        assert!(frames.next().now_or_never().is_none());
+        let begin = Instant::now();
+        assert_eq!(frames.next().await.unwrap().envelopes.len(), 2);
+        assert_eq!(begin.elapsed(), GATHER);
+        outbox.push(patient(3)).await.unwrap();
+        drop(outbox);
+        assert_eq!(frames.next().await.unwrap().envelopes.len(), 1);
+        assert!(frames.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_wait_goes_at_once_and_takes_the_others_along() {
+        let (outbox, mut frames) = channel(LIMITS);
+        outbox.push(patient(1)).await.unwrap();
+        assert!(frames.next().now_or_never().is_none());
+        outbox.push(envelope(2, 5)).await.unwrap();
+        let frame = frames.next().now_or_never().unwrap().unwrap();
+        assert_eq!(
+            frame.envelopes.iter().map(|e| e.call).collect::<Vec<_>>(),
+            [1, 2]
+        );
     }
 
     #[tokio::test]

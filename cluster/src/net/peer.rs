@@ -191,6 +191,7 @@ impl Peer {
         let hello = Envelope {
             call: 0,
             body: Some(Body::Hello(ours.clone())),
+            ..Envelope::default()
         };
         queue
             .push(hello)

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::link::{FRAMES_MAX, InboundFrames, Queue};
 use super::network::{Shared, chain};
 use super::outbox::{self, Outbox, PushError};
-use super::{InboundLink, NodeId, PeerIdentity, identity};
+use super::{Haste, InboundLink, NodeId, PeerIdentity, identity};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -199,6 +199,7 @@ fn refuse_control(why: String) -> Replies<ControlFrame> {
     let refusal = Envelope {
         call: 0,
         body: Some(Body::Refused(why)),
+        ..Envelope::default()
     };
     let frame = ControlFrame {
         envelopes: vec![refusal],
@@ -295,6 +296,10 @@ impl Inbound {
     /// Starts a request. It waits only for room in the queue of answers.
     async fn dispatch(&mut self, envelope: Envelope) {
         let call = envelope.call;
+        let haste = match envelope.may_wait {
+            true => Haste::MayWait,
+            false => Haste::Now,
+        };
         let request = match envelope.body {
             Some(body) if is_request(&body) => body,
             _ => {
@@ -315,25 +320,31 @@ impl Inbound {
         let queue = self.queue.clone();
         self.tasks.spawn(async move {
             let body = answering.await;
-            answer(&queue, call, body).await;
+            answer(&queue, call, body, haste).await;
             drop(permit);
         });
     }
 
     async fn answer(&self, call: u64, body: Body) {
-        answer(&self.queue, call, body).await;
+        answer(&self.queue, call, body, Haste::Now).await;
     }
 }
 
-async fn answer(queue: &Outbox, call: u64, body: Body) {
+async fn answer(queue: &Outbox, call: u64, body: Body, haste: Haste) {
     let envelope = Envelope {
         call,
         body: Some(body),
+        may_wait: haste == Haste::MayWait,
     };
     if let Err(error @ PushError::TooLarge { .. }) = queue.push(envelope).await {
         let body = Some(Body::Error(error.to_string()));
         // The stream may have ended meanwhile; then nobody waits for the answer.
-        let _ = queue.push(Envelope { call, body }).await;
+        let error = Envelope {
+            call,
+            body,
+            ..Envelope::default()
+        };
+        let _ = queue.push(error).await;
     }
 }
 

@@ -193,7 +193,12 @@ async fn requests_are_handed_over_in_the_order_they_were_sent() {
             group,
             ..RaftRequest::default()
         });
-        answers.push(a.network.send(b.id, request, LIMIT).await.unwrap());
+        answers.push(
+            a.network
+                .send(b.id, request, LIMIT, Haste::Now)
+                .await
+                .unwrap(),
+        );
     }
     for (group, answer) in answers.into_iter().enumerate() {
         match answer.wait().await.unwrap() {
@@ -213,7 +218,7 @@ async fn a_slow_request_holds_up_no_other() {
     a.knows(&b);
     connected(&a, &b).await;
     let slow = Body::KickRequest(KickRequest::default());
-    let slow = a.network.send(b.id, slow, LIMIT).await.unwrap();
+    let slow = a.network.send(b.id, slow, LIMIT, Haste::Now).await.unwrap();
     let start = Instant::now();
     assert_eq!(a.ask(b.id, 1).await, Ok(2));
     assert!(start.elapsed() < Duration::from_millis(250));
@@ -233,8 +238,16 @@ async fn too_many_requests_are_answered_busy_but_consensus_goes_on() {
     connected(&a, &b).await;
     // These are never answered.
     let hang = || Body::ReadIndexRequest(ReadIndexRequest::default());
-    let _first = a.network.send(b.id, hang(), LIMIT).await.unwrap();
-    let _second = a.network.send(b.id, hang(), LIMIT).await.unwrap();
+    let _first = a
+        .network
+        .send(b.id, hang(), LIMIT, Haste::Now)
+        .await
+        .unwrap();
+    let _second = a
+        .network
+        .send(b.id, hang(), LIMIT, Haste::Now)
+        .await
+        .unwrap();
     match a.ask(b.id, 1).await {
         Err(CallError::Remote(text)) => assert!(text.contains("busy"), "{text}"),
         other => panic!("unexpected {other:?}"),
@@ -268,7 +281,7 @@ async fn a_stopped_peer_fails_calls_at_once_and_comes_back() {
     a.knows(&b);
     connected(&a, &b).await;
     let hang = Body::ReadIndexRequest(ReadIndexRequest::default());
-    let under_way = a.network.send(b.id, hang, LIMIT).await.unwrap();
+    let under_way = a.network.send(b.id, hang, LIMIT, Haste::Now).await.unwrap();
     let address = b.address;
     b.stop().await;
     assert_eq!(under_way.wait().await, Err(CallError::Unreachable));

@@ -192,8 +192,11 @@ impl RaftStateMachine<Types> for Applier {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         self.progress.snapshot_begun();
+        let machine = Arc::clone(&self.machine);
+        // Nothing is applied meanwhile. Of a large state even this takes a while.
+        let frozen = blocking(move || Ok(machine.freeze())).await;
         Builder {
-            state: Mutex::new(Some(self.machine.freeze())),
+            state: Mutex::new(frozen.ok()),
             meta: SnapshotMeta {
                 last_log_id: self.last,
                 last_membership: self.membership.clone(),
@@ -240,7 +243,7 @@ impl RaftStateMachine<Types> for Applier {
 
 /// Writes a frozen state while the group goes on.
 pub struct Builder {
-    /// Taken by the one build. The lock is for the trait's sake alone.
+    /// Taken by the one build; none if the state could not be had. The lock is for the trait's sake alone.
     state: Mutex<Option<Box<dyn FrozenState>>>,
     meta: SnapshotMeta,
     snapshots: Arc<GroupSnapshots>,
@@ -252,7 +255,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<LibrarySnapshot> {
         let state = self.state.lock().take();
         let Some(state) = state else {
-            return Err(io::Error::other("the snapshot was built already"));
+            return Err(io::Error::other("there is no state to build a snapshot of"));
         };
         let meta = self.meta.clone();
         let snapshots = Arc::clone(&self.snapshots);

@@ -8,13 +8,16 @@ use crate::journal::GroupId;
 const INSTALL_SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
 /// Retries of a member that cannot be reached: the transport fails them at once.
 const BACKOFF: &str = "50ms 100ms 200ms ...400ms";
+/// The library, which does not send the heartbeats here, looks at its deadlines a few times in what it takes for the time
+/// between two of them. As that is it waits for the answer to one, too.
+const TIMER_STRETCH: u64 = 2;
 /// Entries in one append request; its bytes are bounded by what is read from the log at a time.
 const APPEND_ENTRIES_MAX: u64 = 1_024;
 
 /// Times and limits of a group, the same on all its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
-    /// Between two heartbeats of a leader.
+    /// Between two heartbeats of a leader; a multiple of the node's beat.
     pub heartbeat_ms: u64,
     /// A follower that has heard no leader for a random time between these two asks for votes.
     pub election_min_ms: u64,
@@ -61,7 +64,7 @@ impl GroupConfig {
     pub(super) fn library(&self, group: GroupId) -> openraft::Config {
         openraft::Config {
             cluster_name: format!("group {group}"),
-            heartbeat_interval: self.heartbeat_ms,
+            heartbeat_interval: TIMER_STRETCH * self.heartbeat_ms,
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
             enable_pre_vote: Some(true),
@@ -73,6 +76,8 @@ impl GroupConfig {
             max_payload_entries: APPEND_ENTRIES_MAX,
             // Snapshots are triggered by the group's watcher, which also looks at bytes.
             snapshot_policy: SnapshotPolicy::Never,
+            // So are heartbeats, those of all groups at once.
+            enable_heartbeat: false,
             max_in_snapshot_log_to_keep: self.log_tail_entries,
             api_channel_size: Some(self.queue_max),
             backoff: BACKOFF.to_owned(),

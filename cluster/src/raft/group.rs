@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use super::status::{
 use super::types::{Command, NodeInfo, Raft, Reply, Types};
 use super::watcher::Watcher;
 use crate::journal::{GroupId, Journal};
-use crate::net::{Network, NodeId};
+use crate::net::{Haste, Network, NodeId};
 
 /// How long [`Group::compact`] waits for its snapshot.
 const COMPACT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,6 +64,8 @@ struct Inner {
     inbound: Arc<Inbound>,
     progress: Arc<Progress>,
     status: watch::Receiver<GroupStatus>,
+    /// Reads under way that may not wait.
+    urgent: Arc<AtomicUsize>,
     /// Cancelled once the group has stopped.
     stopped: CancellationToken,
 }
@@ -84,10 +87,12 @@ impl Group {
         let snapshots = Arc::new(host.snapshots.group(id)?);
         let progress = Arc::new(Progress::new());
         let applier = Applier::new(machine, Arc::clone(&snapshots), Arc::clone(&progress));
+        let urgent = Arc::new(AtomicUsize::new(0));
         let peers = Peers {
             group: id,
             network: host.network.clone(),
             append_timeout: Duration::from_millis(2 * config.election_max_ms),
+            urgent: Arc::clone(&urgent),
         };
         let log = LogStore::new(id, host.journal.clone());
         let purged = host.journal.purged(id).map_or(0, |mark| mark.index);
@@ -121,6 +126,7 @@ impl Group {
             raft,
             progress,
             status,
+            urgent,
             stopped,
         };
         Ok(Self {
@@ -185,7 +191,8 @@ impl Group {
 
     /// An index that a quorum confirmed, in a round begun after this call: who has applied it sees
     /// everything that was committed before the call. Leader only.
-    pub async fn read_index(&self) -> Result<u64, ReadError> {
+    pub async fn read_index(&self, haste: Haste) -> Result<u64, ReadError> {
+        let _urgent = (haste == Haste::Now).then(|| Urgent::new(&self.inner.urgent));
         let linearizer = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match linearizer.await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
@@ -376,6 +383,22 @@ impl Group {
             tracing::error!(group = %self.inner.id, %error, "the group ended badly");
         }
         self.inner.stopped.cancelled().await;
+    }
+}
+
+/// Counts a read that may not wait, for as long as it lives.
+struct Urgent<'a>(&'a AtomicUsize);
+
+impl<'a> Urgent<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Urgent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

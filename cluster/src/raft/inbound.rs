@@ -18,7 +18,7 @@ use tokio::task::coop::unconstrained;
 
 use super::apply::blocking;
 use super::codec::{self, Malformed};
-use super::snapshot::{GroupSnapshots, Staged};
+use super::snapshot::{GroupSnapshots, Staged, passes_sync};
 use super::types::{LogId, Raft, Vote};
 use crate::journal::GroupId;
 use crate::net::NodeId;
@@ -147,9 +147,14 @@ impl Inbound {
         }
         let staged = Arc::clone(&transfer.staged);
         let at = transfer.offset;
-        blocking(move || staged.file.write_all_at(&data, at))
-            .await
-            .map_err(text)?;
+        let write = move || {
+            staged.file.write_all_at(&data, at)?;
+            match passes_sync(at, after) {
+                true => staged.file.sync_data(),
+                false => Ok(()),
+            }
+        };
+        blocking(write).await.map_err(text)?;
         if after < size {
             *slot = Some(Transfer {
                 offset: after,

@@ -18,6 +18,7 @@ mod group;
 mod inbound;
 mod log;
 mod machine;
+mod pace;
 mod peers;
 mod snapshot;
 mod status;

@@ -1,6 +1,8 @@
 //! The consensus library's way to the other members: its messages as calls on the control streams.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flotte_proto as proto;
@@ -25,7 +27,7 @@ use super::codec::{self, Malformed};
 use super::snapshot::SnapshotFile;
 use super::types::{CommittedLeaderId, NodeInfo, Types, Vote};
 use crate::journal::GroupId;
-use crate::net::{CallError, Network, NodeId};
+use crate::net::{CallError, Haste, Network, NodeId};
 
 /// Append requests under way to one member.
 const PIPELINE: usize = 32;
@@ -47,6 +49,8 @@ pub struct Peers {
     /// How long an append request may go without an answer. The library's own limit, a part of the
     /// heartbeat interval, is meant for a round trip, not for a slow disk.
     pub append_timeout: Duration,
+    /// Reads that wait for a round of heartbeats which may not wait for others.
+    pub urgent: Arc<AtomicUsize>,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
@@ -56,6 +60,15 @@ impl RaftNetworkFactory<Types> for Peers {
         Client {
             peers: self.clone(),
             target,
+            kind: Kind::Log,
+        }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, _: &NodeInfo) -> Client {
+        Client {
+            peers: self.clone(),
+            target,
+            kind: Kind::Heartbeats,
         }
     }
 }
@@ -65,6 +78,15 @@ impl RaftNetworkFactory<Types> for Peers {
 pub struct Client {
     peers: Peers,
     target: NodeId,
+    kind: Kind,
+}
+
+/// What a client carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Log,
+    /// They may wait for those of other groups, if nobody waits for them.
+    Heartbeats,
 }
 
 impl Client {
@@ -89,7 +111,12 @@ impl Client {
         let client = self.clone();
         let limit = self.peers.append_timeout;
         let body = self.envelope(Request::Append(codec::append_out(request)));
-        let sent = self.peers.network.send(self.target, body, limit).await;
+        let haste = match self.kind {
+            Kind::Heartbeats if self.peers.urgent.load(Ordering::Acquire) == 0 => Haste::MayWait,
+            Kind::Heartbeats | Kind::Log => Haste::Now,
+        };
+        let network = &self.peers.network;
+        let sent = network.send(self.target, body, limit, haste).await;
         let answer = sent.map_err(|error| self.error(error, RPCTypes::AppendEntries, limit))?;
         let waiting = async move {
             let answered = tokio::time::timeout(limit, answer.wait()).await;

@@ -55,7 +55,7 @@ impl openraft::RaftTypeConfig for Types {
     type Vote = Vote;
     type Payload = Payload;
     type Entry = Entry;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = super::pace::Paced;
     type Responder<T>
         = Reply<T>
     where

@@ -1,11 +1,13 @@
-//! One task for each group follows the consensus library: it tells the group's status, takes
-//! snapshots when they are due, goes on with members that are back, and raises the alarm when the
+//! One task for each group follows the consensus library: it tells the group's status, has it send
+//! heartbeats on the node's beat, takes snapshots when they are due, goes on with members that are back, and raises the alarm when the
 //! replica cannot go on.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics::{Gauge, gauge};
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use tokio::sync::watch;
@@ -16,6 +18,7 @@ use super::config::GroupConfig;
 use super::snapshot::GroupSnapshots;
 use super::status::{Death, FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
+use crate::beat;
 use crate::journal::GroupId;
 use crate::net::{Network, NodeId};
 
@@ -40,14 +43,16 @@ impl Watcher {
         let mut metrics = self.raft.metrics();
         let mut connections = self.network.changes();
         let mut connected = HashSet::new();
+        let mut heartbeat = beat::interval(Duration::from_millis(self.config.heartbeat_ms));
         loop {
-            let fatal = {
+            let (leads, fatal) = {
                 let seen = metrics.borrow_and_update();
                 let changed = self.status.send_if_modified(|status| status.update(&seen));
                 if changed {
                     gauges.show(&self.status.borrow());
                 }
-                seen.running_state.clone().err()
+                let leads = seen.state == ServerState::Leader;
+                (leads, seen.running_state.clone().err())
             };
             if let Some(fatal) = fatal {
                 self.ended(&fatal);
@@ -57,6 +62,8 @@ impl Watcher {
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() { break },
                 Ok(()) = connections.changed() => self.resume(&mut connected).await,
+                // A stopped group is noticed by its metrics.
+                _ = heartbeat.tick(), if leads => drop(self.raft.trigger().heartbeat().await),
             }
         }
         self.status

@@ -10,6 +10,7 @@ use tracing::info;
 use super::life::Life;
 use super::node::Node;
 use crate::id::GroupId;
+use crate::net::Haste;
 
 /// Pause before a replica that has not caught up is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -88,7 +89,7 @@ impl Node {
         let replica = self.groups.read().get(&id).cloned()?;
         let leader = replica.group.status().leader?;
         let index = if leader == self.id {
-            replica.group.read_index().await.ok()?
+            replica.group.read_index(Haste::Now).await.ok()?
         } else {
             let request = envelope::Body::ReadIndexRequest(ReadIndexRequest { group: id.0 });
             match self.network.call(leader, request, ROUND_MAX).await {

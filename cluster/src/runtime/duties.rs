@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use flotte_proto::{Down, Place, meta_command};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::leases::Condemned;
 use super::node::Node;
 use super::replicas::LAG_MAX;
+use crate::beat;
 use crate::id::{NodeId, NodeRef};
 use crate::membership::{Voting, next_move};
 use crate::raft::{GroupStatus, MembershipError, NodeInfo};
@@ -33,14 +33,15 @@ impl Node {
     /// Cares for the members while this node leads the meta group. Apart from what declares nodes Down, which waits for
     /// nothing: here is waited for commits.
     pub(super) async fn run_care(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(CARE_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = beat::interval(CARE_EVERY);
         let mut membership = self.meta.membership();
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 Ok(()) = membership.changed() => {}
                 _ = tick.tick() => {}
+                // One entry removes only so many.
+                () = tokio::time::sleep(beat::BEAT), if self.leads_and_something_expired() => {}
             }
             self.care().await;
         }
@@ -70,6 +71,11 @@ impl Node {
         ));
     }
 
+    fn leads_and_something_expired(&self) -> bool {
+        let end = self.meta.read().retained().next_end_ms();
+        self.meta_group.is_leader() && end.is_some_and(|end| end <= self.meta.time().now_ms())
+    }
+
     async fn care(self: &Arc<Self>) {
         let status = self.meta_group.status();
         if status.leader.is_none() {
@@ -78,8 +84,7 @@ impl Node {
         if status.leader != Some(self.id) {
             return;
         }
-        let end = self.meta.read().retained().next_end_ms();
-        if end.is_some_and(|end| end <= self.meta.time().now_ms()) {
+        if self.leads_and_something_expired() {
             self.meta_leader.advance();
         }
         // A commit may take as long as there is no quorum.

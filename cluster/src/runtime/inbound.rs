@@ -18,7 +18,7 @@ use crate::handle::Kick;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
 use crate::membership::Grant;
-use crate::net::{Handler, InboundLink, PeerIdentity, check};
+use crate::net::{Handler, Haste, InboundLink, PeerIdentity, check};
 use crate::raft::Death;
 
 /// Answers for a node, once that is made.
@@ -176,7 +176,7 @@ async fn read_index(node: Arc<Node>, request: ReadIndexRequest) -> envelope::Bod
         },
     };
     let leader = group.status().leader;
-    let result = match group.read_index().await {
+    let result = match group.read_index(Haste::Now).await {
         Ok(index) => read_index_response::Result::Index(index),
         Err(_) => read_index_response::Result::NotLeader(
             leader.filter(|l| *l != node.id).map_or(0, |l| l.0),

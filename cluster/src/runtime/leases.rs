@@ -10,15 +10,16 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::kicks::Kicks;
 use super::node::Node;
+use crate::beat;
 use crate::id::{NodeId, NodeRef};
 use crate::lease::{Answer, Keeper, Lease, Renewal, Renewer, Timing, boot_ns};
 use crate::meta::MetaMachine;
+use crate::net::{CallError, Haste};
 use crate::raft::{Group, GroupStatus, ReadError};
 
 /// Renewals that wait for the keeper; each node has at most a few under way.
@@ -147,8 +148,7 @@ struct KeeperService {
 impl KeeperService {
     async fn run(mut self) {
         let mut status = self.group.watch();
-        let mut tick = tokio::time::interval(self.tick);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = beat::interval(self.tick);
         self.take_members();
         let mut led = None;
         loop {
@@ -237,7 +237,7 @@ impl KeeperService {
 /// lose its lease for that. Every round begins after the renewals that wait for it arrived.
 async fn read_index(group: Group) -> Option<u64> {
     loop {
-        match group.read_index().await {
+        match group.read_index(Haste::MayWait).await {
             Ok(index) => return Some(index),
             Err(ReadError::NoQuorum) => tokio::time::sleep(READ_AGAIN).await,
             Err(ReadError::NotLeader(_) | ReadError::Stopped) => return None,
@@ -271,8 +271,7 @@ impl RenewerTask {
     pub async fn run(self) {
         let down_after = self.node.config().node_down_after;
         let mut renewer = Renewer::new(u64::try_from(down_after.as_nanos()).unwrap_or(u64::MAX));
-        let mut tick = tokio::time::interval(down_after / 8);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = beat::interval(down_after / 8);
         let mut calls = FuturesUnordered::new();
         let mut status = self.node.meta_group().watch();
         let leader_hint = Mutex::new(None);
@@ -351,11 +350,18 @@ impl RenewerTask {
                 answer.ok().flatten().and_then(|response| response.result),
             );
         }
-        match self
-            .node
-            .network()
-            .call(leader, envelope::Body::RenewRequest(request), timeout)
+        let body = envelope::Body::RenewRequest(request);
+        let network = self.node.network();
+        let call = async {
+            network
+                .send(leader, body, timeout, Haste::MayWait)
+                .await?
+                .wait()
+                .await
+        };
+        match tokio::time::timeout(timeout, call)
             .await
+            .unwrap_or(Err(CallError::Timeout))
         {
             Ok(envelope::Body::RenewResponse(response)) => (sent_ns, response.result),
             _ => (sent_ns, None),

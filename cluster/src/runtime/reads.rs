@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::node::Node;
 use crate::handle::Refused;
 use crate::id::GroupId;
+use crate::net::Haste;
 
 const QUEUE: usize = 4_096;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,7 +59,7 @@ async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<oneshot::Sender<u64>>)
 async fn read_index(node: &Node) -> Option<u64> {
     let leader = node.meta_group().status().leader?;
     if leader == node.id() {
-        return node.meta_group().read_index().await.ok();
+        return node.meta_group().read_index(Haste::Now).await.ok();
     }
     let request = envelope::Body::ReadIndexRequest(ReadIndexRequest {
         group: GroupId::META.0,

@@ -10,11 +10,11 @@ use flotte_proto::{WillDone, WillKey};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::life::Life;
 use super::node::{Node, Replica};
+use crate::beat;
 use crate::id::{GroupId, NodeRef};
 
 /// How late a timer may be.
@@ -42,8 +42,7 @@ impl Duties {
 
     async fn forever(self) {
         let mut membership = self.node.meta().membership();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = beat::interval(TICK);
         let mut wills: FuturesUnordered<BoxFuture<'static, u64>> = FuturesUnordered::new();
         let mut publishing = BTreeSet::new();
         // Orphans arise by elections and changes of members only, not with every tick.

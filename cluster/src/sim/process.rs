@@ -390,8 +390,8 @@ impl Replica {
     fn freeze(&self) -> Bytes {
         let mut out = Vec::new();
         match &self.state {
-            State::Meta(meta) => write_records(&meta.records(), &mut out),
-            State::Group(group) => write_records(&group.records(), &mut out),
+            State::Meta(meta) => write_records(meta.records(), &mut out),
+            State::Group(group) => write_records(group.records(), &mut out),
         }
         .expect("memory takes it");
         out.into()

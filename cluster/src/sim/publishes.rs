@@ -39,18 +39,13 @@ impl Process {
     pub fn replay(&mut self, ctx: &mut Ctx, conn: usize, filter: usize, index: u64) {
         let mut items = Vec::new();
         let tree = self.meta().retained().tree();
-        tree.page(
-            &super::topics::filter(filter),
-            None,
-            1_000,
-            |_, retained| {
-                let topic = index_of_topic(&retained.message.topic);
-                if let Some(topic) = topic.filter(|_| retained.index <= index) {
-                    let message = message_of(&retained.message.payload);
-                    items.push((topic, message.unwrap_or(0), retained.index));
-                }
-            },
-        );
+        tree.page(&super::topics::filter(filter), None, 1_000, |retained| {
+            let topic = index_of_topic(retained.topic());
+            if let Some(topic) = topic.filter(|_| retained.index() <= index) {
+                let message = message_of(retained.payload());
+                items.push((topic, message.unwrap_or(0), retained.index()));
+            }
+        });
         ctx.oracle.replayed((conn, filter), index, &items);
     }
 

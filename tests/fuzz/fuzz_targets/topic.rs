@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use flotte_mqtt::topic::{NameTree, SubscriptionFilter, TopicFilter, TopicName, TopicTree};
+use flotte_mqtt::topic::{NameTree, Named, SubscriptionFilter, TopicFilter, TopicName, TopicTree};
 use libfuzzer_sys::fuzz_target;
 
 /// Few and short, so that filters meet; the long one does not fit into a node.
@@ -52,8 +52,18 @@ enum Step {
 struct World {
     filters: TopicTree<String>,
     known: BTreeSet<String>,
-    names: NameTree<usize>,
+    names: NameTree<Kept>,
     kept: BTreeMap<String, usize>,
+}
+
+/// A number under a name.
+#[derive(Debug)]
+struct Kept(String, usize);
+
+impl Named for Kept {
+    fn name(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 fuzz_target!(|steps: Vec<Step>| {
@@ -81,13 +91,16 @@ impl World {
             }
             Step::Publish(Text(text)) => self.publish(&text),
             Step::Keep(Text(text)) => {
-                let Some(name) = name(&text) else { return };
-                let former = self.names.insert(&name, number);
-                assert_eq!(former, self.kept.insert(text, number));
+                if name(&text).is_none() {
+                    return;
+                }
+                let former = self.names.insert(Kept(text.clone(), number));
+                assert_eq!(former.map(|kept| kept.1), self.kept.insert(text, number));
             }
             Step::Forget(Text(text)) => {
                 let Some(name) = name(&text) else { return };
-                assert_eq!(self.names.remove(&name), self.kept.remove(&text));
+                let former = self.names.remove(&name);
+                assert_eq!(former.map(|kept| kept.1), self.kept.remove(&text));
             }
             Step::Replay(Text(text), limit) => self.replay(&text, usize::from(limit)),
             Step::Share(Text(text)) => share(&text),
@@ -124,9 +137,9 @@ impl World {
             let mut page = 0;
             after = self
                 .names
-                .page(&filter, after.as_deref(), limit, |name, value| {
+                .page(&filter, after.as_deref(), limit, |Kept(name, value)| {
                     page += 1;
-                    let former = found.insert(name.to_owned(), *value);
+                    let former = found.insert(name.clone(), *value);
                     assert_eq!(former, None, "{name} twice");
                 });
             assert!(page <= limit);

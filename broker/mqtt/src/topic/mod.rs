@@ -16,7 +16,7 @@ mod values;
 pub use filter::TopicFilter;
 pub use mountpoint::Mountpoint;
 pub use name::TopicName;
-pub use names::NameTree;
+pub use names::{NameTree, Named};
 pub use share::{ShareName, SubscriptionFilter};
 pub use tree::TopicTree;
 

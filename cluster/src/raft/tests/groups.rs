@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::nodes::{Cluster, LIMIT, Node, POISON, is_follower, propose_at, quick, until};
-use crate::net::NodeId;
+use crate::net::{Haste, NodeId};
 use crate::raft::{
     Death, GroupConfig, InitializeError, ProposeError, ReadError, Role, SubmitError, TransferError,
 };
@@ -134,7 +134,13 @@ async fn a_read_index_covers_all_that_was_committed_before() {
     let cluster = Cluster::founded(quick()).await;
     for number in 1..=20 {
         cluster.propose("entry").await;
-        let index = cluster.leader().await.group.read_index().await.unwrap();
+        let index = cluster
+            .leader()
+            .await
+            .group
+            .read_index(Haste::Now)
+            .await
+            .unwrap();
         for node in cluster.nodes.values() {
             node.group.wait_applied(index).await.unwrap();
             assert_eq!(node.machine.len(), number);
@@ -143,7 +149,7 @@ async fn a_read_index_covers_all_that_was_committed_before() {
     let leader = cluster.leader().await.id;
     for node in cluster.nodes.values().filter(|node| node.id != leader) {
         assert_eq!(
-            node.group.read_index().await,
+            node.group.read_index(Haste::Now).await,
             Err(ReadError::NotLeader(Some(leader)))
         );
         assert!(matches!(
@@ -216,7 +222,7 @@ async fn a_minority_commits_nothing_and_answers_no_read() {
         matches!(refused, Some(ProposeError::NotLeader(_))),
         "{refused:?}"
     );
-    assert!(node.group.read_index().await.is_err());
+    assert!(node.group.read_index(Haste::Now).await.is_err());
     assert_eq!(node.machine.len(), 10);
     // With one of the others back there is a quorum again.
     let other = [1, 2, 3].into_iter().find(|id| *id != alone).unwrap();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal::{GroupId, Journal, JournalConfig};
 use crate::net::{
-    Claims, Handler, Identity, InboundLink, NetConfig, Network, NodeId, PeerIdentity,
+    Claims, Handler, Haste, Identity, InboundLink, NetConfig, Network, NodeId, PeerIdentity,
 };
 use crate::raft::{
     Fatal, FatalSignal, FrozenState, Group, GroupConfig, GroupStatus, Host, Machine, NodeInfo,
@@ -310,7 +310,7 @@ impl Cluster {
         let start = Instant::now();
         loop {
             for node in self.nodes.values() {
-                if node.group.is_leader() && node.group.read_index().await.is_ok() {
+                if node.group.is_leader() && node.group.read_index(Haste::Now).await.is_ok() {
                     return node;
                 }
             }

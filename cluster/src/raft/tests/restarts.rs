@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::nodes::{Cluster, LIMIT, quick};
+use crate::net::Haste;
 use crate::raft::GroupConfig;
 
 /// What is known of the entries so far.
@@ -60,7 +61,7 @@ impl History {
 
     /// All nodes get to where the leader is, hold the same, and miss nothing.
     async fn check(&self, cluster: &Cluster) {
-        let index = cluster.leader().await.group.read_index().await;
+        let index = cluster.leader().await.group.read_index(Haste::Now).await;
         let index = index.unwrap_or_else(|error| panic!("{error}"));
         for node in cluster.nodes.values() {
             let applied = tokio::time::timeout(LIMIT, node.group.wait_applied(index)).await;
