@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use flotte_tests::wire::prop;
 use flotte_tests::{
-    Broker, Client, Launch, Publish, Version, admin, block_on, connect, fresh, props, publish,
-    until,
+    Broker, Client, Cluster, Launch, Publish, Version, admin, block_on, connect, fresh, props,
+    publish, until,
 };
 
 use crate::common::on_shared;
@@ -40,6 +40,28 @@ async fn retained(address: std::net::SocketAddr, version: Version, topic: &str) 
     }
     publisher.publish(publish(&marker).qos1(2).retain()).await;
     found
+}
+
+/// Without a quorum it is neither delivered nor acknowledged, though publisher and subscriber are on one node; with it again it is both.
+#[test]
+fn a_retained_message_is_delivered_and_acknowledged_only_once_it_is_committed() {
+    block_on(async {
+        let cluster = Cluster::start();
+        let here = cluster.follower();
+        let topic = fresh("commit");
+        let mut subscriber = cluster.client(here, Version::V311).await;
+        subscriber.subscribe(&topic, 1).await;
+        let mut publisher = cluster.client(here, Version::V5).await;
+        let others = || (0..3).filter(|node| *node != here);
+        others().for_each(|node| cluster.nodes[node].pause());
+        let message = publish(&topic).qos1(1).retain().payload("late");
+        publisher.send(message).await;
+        subscriber.expect_silence(Duration::from_millis(300)).await;
+        publisher.expect_silence(Duration::from_millis(50)).await;
+        others().for_each(|node| cluster.nodes[node].resume());
+        subscriber.take("late").await;
+        publisher.recv_ack(4, 1).await;
+    });
 }
 
 /// The remaining time is told, at any node, and past it nobody is sent the message any more.
