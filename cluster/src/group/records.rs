@@ -2,7 +2,8 @@
 
 use flotte_proto::{ClientRecord, GroupHead, GroupRecord, OutboxRecord, group_record};
 
-use super::state::{Client, FiredWill, GroupState, Held, node_ref, owner};
+use super::outbox::{FiredWill, Held};
+use super::state::{Client, GroupState, node_ref, owner};
 
 impl GroupState {
     /// The whole state as records, for a snapshot.
@@ -12,7 +13,7 @@ impl GroupState {
             index: self.index,
             time_ms: self.time_ms,
             last_epoch: self.last_epoch,
-            last_will_key: self.last_will_key,
+            last_will_key: self.outbox.last_key,
         };
         let mut records = vec![R::Head(head)];
         records.extend(self.ledger.records().map(R::Proposer));
@@ -29,7 +30,7 @@ impl GroupState {
         }));
         records.extend(self.outbox.iter().map(|(key, fired)| {
             R::Outbox(OutboxRecord {
-                key: *key,
+                key,
                 client: fired.client.clone(),
                 will: Some(fired.will.clone()),
                 epoch: fired.held.map_or(0, |held| held.epoch),
@@ -53,7 +54,7 @@ impl GroupState {
         {
             R::Head(head) => {
                 (self.index, self.time_ms) = (head.index, head.time_ms);
-                (self.last_epoch, self.last_will_key) = (head.last_epoch, head.last_will_key);
+                (self.last_epoch, self.outbox.last_key) = (head.last_epoch, head.last_will_key);
             }
             R::Proposer(record) => self.ledger.restore(record),
             R::Client(c) => {
@@ -74,7 +75,7 @@ impl GroupState {
                     until_ms,
                 });
                 let client = o.client;
-                self.put_out(o.key, FiredWill { client, will, held });
+                self.outbox.restore(o.key, FiredWill { client, will, held });
             }
         }
         Ok(())

@@ -23,6 +23,7 @@ use flotte_proto::{
 };
 use prost::Message;
 
+use super::outbox::{FiredWill, Held, Outbox};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
 use crate::meta::UnknownEntry;
@@ -56,29 +57,6 @@ impl Client {
     }
 }
 
-/// A will that is to be published.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FiredWill {
-    /// Whose it is.
-    pub client: Bytes,
-    /// What to publish.
-    pub will: Will,
-    /// It is not to be published yet.
-    pub held: Option<Held>,
-}
-
-/// A will whose connection was at another node than the one that took the client over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
-    /// Of the former connection.
-    pub epoch: u64,
-    /// State time from which on nobody waits for its node any more.
-    pub until_ms: u64,
-}
-
-/// How long a will waits for the word of the former owner, which may be frozen or cut off.
-const HELD_MS: u64 = 2_000;
-
 /// A session that ended, or went to another node, without its home having asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -107,11 +85,8 @@ pub struct GroupState {
     pub(super) clients: BTreeMap<Bytes, Client>,
     /// When something is due for an offline client: (state time, client). Derived; at most one entry per client.
     timers: BTreeSet<(u64, Bytes)>,
-    pub(super) outbox: BTreeMap<u64, FiredWill>,
-    /// Keys of wills in the outbox that are held, by client and epoch. Derived.
-    held: BTreeMap<(Bytes, u64), u64>,
+    pub(super) outbox: Outbox,
     pub(super) last_epoch: u64,
-    pub(super) last_will_key: u64,
     pub(super) ledger: Ledger,
     pub(super) time_ms: u64,
     pub(super) index: u64,
@@ -190,7 +165,7 @@ impl GroupState {
             Command::Close(close) => self.close(close, effects),
             Command::Offline(o) => self.offline(&o.client, o.epoch, effects),
             Command::FireWill(f) => self.fire_due_will(&f.client, f.epoch, effects),
-            Command::WillDone(done) => self.remove_fired(done.key),
+            Command::WillDone(done) => self.outbox.remove(done.key),
             Command::End(end) => self.end_due(&end.client, end.epoch, effects),
         }
         Bytes::new()
@@ -221,10 +196,8 @@ impl GroupState {
             // the client is back in time; it fires when the client itself ended the session [MQTT-3.1.2-8].
             let resumed = !open.clean && was_durable;
             let delayed = old.will.as_ref().is_some_and(|will| will.delay_s > 0);
-            let held = old.owner().filter(|owner| *owner != from).map(|_| Held {
-                epoch: old.epoch,
-                until_ms: self.time_ms.saturating_add(HELD_MS),
-            });
+            let elsewhere = old.owner().is_some_and(|owner| owner != from);
+            let held = elsewhere.then(|| Held::of(old.epoch, self.time_ms));
             if let Some(will) = old.will.filter(|_| !(resumed && delayed)) {
                 self.fire(open.client.clone(), *will, held, effects);
             }
@@ -242,7 +215,10 @@ impl GroupState {
 
     fn close(&mut self, close: Close, effects: &mut Effects) {
         let Some(client) = self.connected(&close.client, close.epoch) else {
-            return self.release(close, effects);
+            // The word of a former owner comes after the Open that took its client.
+            let held = (close.client, close.epoch);
+            effects.fired |= self.outbox.release(held, close.discard_will);
+            return;
         };
         if close.discard_will {
             client.will = None;
@@ -251,19 +227,6 @@ impl GroupState {
             client.expiry_s = expiry_s;
         }
         self.disconnected(close.client, effects);
-    }
-
-    /// The word of a former owner comes after the Open that took its client.
-    fn release(&mut self, close: Close, effects: &mut Effects) {
-        let Some(key) = self.held.remove(&(close.client, close.epoch)) else {
-            return;
-        };
-        if close.discard_will {
-            self.outbox.remove(&key);
-        } else if let Some(fired) = self.outbox.get_mut(&key) {
-            fired.held = None;
-            effects.fired = true;
-        }
     }
 
     /// The owner went Down or was superseded, and the session it held in memory with it.
@@ -345,24 +308,8 @@ impl GroupState {
     }
 
     fn fire(&mut self, client: Bytes, will: Will, held: Option<Held>, effects: &mut Effects) {
-        self.last_will_key += 1;
-        self.put_out(self.last_will_key, FiredWill { client, will, held });
+        self.outbox.fire(FiredWill { client, will, held });
         effects.fired = true;
-    }
-
-    pub(super) fn put_out(&mut self, key: u64, fired: FiredWill) {
-        if let Some(held) = fired.held {
-            self.held.insert((fired.client.clone(), held.epoch), key);
-        }
-        self.outbox.insert(key, fired);
-    }
-
-    fn remove_fired(&mut self, key: u64) {
-        if let Some(fired) = self.outbox.remove(&key)
-            && let Some(held) = fired.held
-        {
-            self.held.remove(&(fired.client, held.epoch));
-        }
     }
 
     fn connected(&mut self, id: &Bytes, epoch: u64) -> Option<&mut Client> {
@@ -424,18 +371,9 @@ impl GroupState {
         orphans.map(offline).take(limit).collect()
     }
 
-    /// Wills to be published at a state time, by key.
-    pub fn publishable(&self, now_ms: u64) -> impl Iterator<Item = (u64, &FiredWill)> {
-        let is_due = move |fired: &FiredWill| fired.held.is_none_or(|held| held.until_ms <= now_ms);
-        let outbox = self.outbox.iter().map(|(key, fired)| (*key, fired));
-        outbox.filter(move |(_, fired)| is_due(fired))
-    }
-
-    /// Keys below this one are done.
-    pub fn will_floor(&self) -> u64 {
-        self.outbox
-            .first_key_value()
-            .map_or(self.last_will_key + 1, |(key, _)| *key)
+    /// Wills to be published.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// What is known of a client.
@@ -477,13 +415,7 @@ impl GroupState {
         for (_, id) in &self.timers {
             assert!(self.clients.contains_key(id), "a timer without a client");
         }
-        assert!(self.outbox.keys().all(|key| *key <= self.last_will_key));
-        for ((id, epoch), key) in &self.held {
-            let fired = self.outbox.get(key);
-            let is_it =
-                |f: &FiredWill| f.client == *id && f.held.is_some_and(|h| h.epoch == *epoch);
-            assert!(fired.is_some_and(is_it), "{id:?} holds nothing");
-        }
+        self.outbox.check_invariants();
     }
 }
 

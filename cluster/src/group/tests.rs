@@ -98,7 +98,7 @@ impl Rig {
     }
 
     fn wills(&self) -> Vec<&str> {
-        let wills = self.state.publishable(self.now_ms);
+        let wills = self.state.outbox().publishable(self.now_ms);
         wills
             .map(|(_, fired)| std::str::from_utf8(&fired.will.topic).unwrap())
             .collect()
@@ -431,7 +431,7 @@ fn a_goodbye_that_an_open_elsewhere_overtook_discards_the_will() {
     rig.close(A, epoch, true);
     rig.now_ms = 60_000;
     assert_eq!(rig.wills(), [""; 0]);
-    assert_eq!(rig.state.will_floor(), 2, "nothing is left of it");
+    assert_eq!(rig.state.outbox().floor(), 2, "nothing is left of it");
 }
 
 #[test]
@@ -484,11 +484,11 @@ fn wills_leave_the_outbox_once_done_and_raise_the_floor() {
         );
         rig.close(A, opened.epoch, false);
     }
-    assert_eq!((rig.wills().len(), rig.state.will_floor()), (2, 1));
+    assert_eq!((rig.wills().len(), rig.state.outbox().floor()), (2, 1));
     rig.run(A, Command::WillDone(WillDone { key: 1 }));
-    assert_eq!(rig.state.will_floor(), 2);
+    assert_eq!(rig.state.outbox().floor(), 2);
     rig.run(A, Command::WillDone(WillDone { key: 2 }));
-    assert_eq!(rig.state.will_floor(), 3);
+    assert_eq!(rig.state.outbox().floor(), 3);
 }
 
 #[test]

@@ -18,8 +18,9 @@ use tokio::task::coop::unconstrained;
 
 use super::apply::blocking;
 use super::codec::{self, Malformed};
-use super::snapshot::{GroupSnapshots, Staged, passes_sync};
+use super::snapshot::{GroupSnapshots, Staged};
 use super::types::{LogId, Raft, Vote};
+use super::writing::passes_sync;
 use crate::journal::GroupId;
 use crate::net::NodeId;
 

@@ -24,6 +24,7 @@ mod snapshot;
 mod status;
 mod types;
 mod watcher;
+mod writing;
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use prost::Message;
 use super::codec;
 use super::machine::FrozenState;
 use super::types::SnapshotMeta;
+use super::writing::{Steady, Summed};
 use crate::journal::GroupId;
 
 const MAGIC: &[u8; 8] = b"FLOTSNP1";
@@ -32,9 +33,6 @@ const CRC_LEN: u64 = 4;
 /// Meta names the members: thousands of them fit.
 const META_LEN_MAX: u32 = 1 << 20;
 const COPY_BYTES: usize = 256 << 10;
-/// A growing file is synced each time it has grown by this much: a large one would hold up the journal, which waits for the
-/// same disk.
-const SYNC_BYTES: u64 = 8 << 20;
 
 /// Why a snapshot cannot be written or used.
 #[derive(Debug, thiserror::Error)]
@@ -457,57 +455,6 @@ fn sum(file: &File, length: u64) -> io::Result<u32> {
         offset += piece.len() as u64;
     }
     Ok(crc.finalize())
-}
-
-/// Whether there is something to be synced between two offsets of a file that grows; see [`SYNC_BYTES`].
-pub(super) fn passes_sync(before: u64, after: u64) -> bool {
-    before / SYNC_BYTES != after / SYNC_BYTES
-}
-
-/// Writes a file steadily to the disk, not all of it in the end.
-struct Steady<'a> {
-    file: &'a File,
-    written: u64,
-}
-
-impl<'a> Steady<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, written: 0 }
-    }
-}
-
-impl Write for Steady<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(data)?;
-        let after = self.written + written as u64;
-        if passes_sync(self.written, after) {
-            self.file.sync_data()?;
-        }
-        self.written = after;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// Sums up what is written.
-struct Summed<W> {
-    inner: W,
-    crc: crc32fast::Hasher,
-}
-
-impl<W: Write> Write for Summed<W> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(data)?;
-        self.crc.update(&data[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 #[cfg(test)]

@@ -111,8 +111,9 @@ impl Duties {
     ) {
         let now = self.replica.machine.time().now_ms();
         let state = self.replica.machine.read();
-        let floor = state.will_floor();
+        let floor = state.outbox().floor();
         let next: Vec<_> = state
+            .outbox()
             .publishable(now)
             .filter(|(key, _)| !publishing.contains(key))
             .take(WILLS_MAX - publishing.len())

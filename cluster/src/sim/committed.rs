@@ -136,7 +136,7 @@ impl Oracle {
 
     /// All wills that left their clients and are not done, those that wait for a former owner's word among them.
     fn outbox(&self, group: GroupId) -> impl Iterator<Item = (u64, Option<u64>)> {
-        let outbox = self.groups[&group].publishable(u64::MAX);
+        let outbox = self.groups[&group].outbox().iter();
         outbox.map(|(key, fired)| (key, message_of(&fired.will.payload)))
     }
 

@@ -325,9 +325,10 @@ impl Process {
             return;
         };
         let now = self.replicas[&group].time.at_ms(at);
-        let floor = state.will_floor();
+        let floor = state.outbox().floor();
         let publishing = &self.duties[&group].publishing;
         let next = state
+            .outbox()
             .publishable(now)
             .filter(|(key, _)| !publishing.contains(key));
         let next: Vec<(u64, Option<u64>)> = next
