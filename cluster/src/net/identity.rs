@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::id::NodeId;
 
 /// Version of the protocol between nodes. A peer with another one is refused.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What this node says of itself. The cluster and the incarnation may change while it runs; each
 /// change is made known to all peers by a new handshake.
