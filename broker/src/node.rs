@@ -130,13 +130,8 @@ async fn serve(
     tokio::spawn(metrics::keep_up(recorder.clone()));
     let shutdown = CancellationToken::new();
     let local = Arc::new(LocalClients::default());
-    let cluster = match handle::start(
-        cluster_config(&config, &listeners),
-        local.clone(),
-        shutdown.clone(),
-    )
-    .await
-    {
+    let to_start = cluster_config(&config, &listeners);
+    let cluster = match handle::start(to_start, local.clone(), shutdown.clone()).await {
         Ok(cluster) => cluster,
         Err(e) => return refused_start(&e),
     };

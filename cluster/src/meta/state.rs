@@ -191,33 +191,11 @@ impl MetaState {
                 Ok(done)
             }
             Command::Up(up) => {
-                self.close_member(from, effects);
-                if let Some(member) = self.members.get_mut(&from.node) {
-                    member.incarnation = from.incarnation;
-                    member.up = true;
-                    member.cut = false;
-                    (member.name, member.advertise) = (up.name, up.advertise);
-                    (member.draining, member.endpoints) = (up.draining, up.endpoints);
-                }
+                self.come_up(from, up, effects);
                 Ok(done)
             }
             Command::Down(down) => {
-                let node = NodeRef {
-                    node: NodeId(down.node_id),
-                    incarnation: down.incarnation,
-                };
-                // One that a leader decided and its proposer handed to the next leader is void: that one may have answered
-                // the node's renewals since, and the node serves.
-                let valid = match down.term {
-                    0 => from.node == node.node,
-                    decided => decided == self.term,
-                };
-                if valid && self.is_up(node) {
-                    self.close_member(node, effects);
-                    if let Some(member) = self.members.get_mut(&node.node) {
-                        member.cut = down.cut;
-                    }
-                }
+                self.go_down(from, &down, effects);
                 Ok(done)
             }
             // Behind its Down or Forget, in the same batch.
@@ -252,6 +230,36 @@ impl MetaState {
             Command::Settled(settled) => {
                 effects.membership |= self.settled(settled);
                 Ok(done)
+            }
+        }
+    }
+
+    fn come_up(&mut self, from: NodeRef, up: flotte_proto::Up, effects: &mut Effects) {
+        self.close_member(from, effects);
+        if let Some(member) = self.members.get_mut(&from.node) {
+            member.incarnation = from.incarnation;
+            member.up = true;
+            member.cut = false;
+            (member.name, member.advertise) = (up.name, up.advertise);
+            (member.draining, member.endpoints) = (up.draining, up.endpoints);
+        }
+    }
+
+    fn go_down(&mut self, from: NodeRef, down: &flotte_proto::Down, effects: &mut Effects) {
+        let node = NodeRef {
+            node: NodeId(down.node_id),
+            incarnation: down.incarnation,
+        };
+        // One that a leader decided and its proposer handed to the next leader is void: that one may have answered
+        // the node's renewals since, and the node serves.
+        let valid = match down.term {
+            0 => from.node == node.node,
+            decided => decided == self.term,
+        };
+        if valid && self.is_up(node) {
+            self.close_member(node, effects);
+            if let Some(member) = self.members.get_mut(&node.node) {
+                member.cut = down.cut;
             }
         }
     }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_proto::{ReadIndexRequest, envelope, read_index_response};
 use futures::future::join_all;
 use tracing::info;
 
 use super::life::Life;
 use super::node::Node;
+use super::reads::read_index;
 use crate::id::GroupId;
-use crate::net::Haste;
 
 /// Pause before a replica that has not caught up is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -87,19 +86,7 @@ impl Node {
     /// Resolves once this node's replica has applied what the group had committed when its leader was asked.
     async fn reaches_its_group(&self, id: GroupId) -> Option<()> {
         let replica = self.groups.read().get(&id).cloned()?;
-        let leader = replica.group.status().leader?;
-        let index = if leader == self.id {
-            replica.group.read_index(Haste::Now).await.ok()?
-        } else {
-            let request = envelope::Body::ReadIndexRequest(ReadIndexRequest { group: id.0 });
-            match self.network.call(leader, request, ROUND_MAX).await {
-                Ok(envelope::Body::ReadIndexResponse(response)) => match response.result? {
-                    read_index_response::Result::Index(index) => index,
-                    read_index_response::Result::NotLeader(_) => return None,
-                },
-                _ => return None,
-            }
-        };
+        let index = read_index(self, &replica.group).await?;
         replica.group.wait_applied(index).await.ok()
     }
 }

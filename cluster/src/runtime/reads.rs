@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use crate::handle::Refused;
-use crate::id::GroupId;
 use crate::net::Haste;
+use crate::raft::Group;
 
 const QUEUE: usize = 4_096;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<oneshot::Sender<u64>>)
             asked.push(next);
         }
         let index = loop {
-            match read_index(&node).await {
+            match read_index(&node, node.meta_group()).await {
                 Some(index) => break index,
                 None => tokio::time::sleep(RETRY).await,
             }
@@ -56,13 +56,14 @@ async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<oneshot::Sender<u64>>)
     }
 }
 
-async fn read_index(node: &Node) -> Option<u64> {
-    let leader = node.meta_group().status().leader?;
+/// An index of a group that its leader confirmed by a quorum round begun after this call; none where that cannot be had now.
+pub(super) async fn read_index(node: &Node, group: &Group) -> Option<u64> {
+    let leader = group.status().leader?;
     if leader == node.id() {
-        return node.meta_group().read_index(Haste::Now).await.ok();
+        return group.read_index(Haste::Now).await.ok();
     }
     let request = envelope::Body::ReadIndexRequest(ReadIndexRequest {
-        group: GroupId::META.0,
+        group: group.id().0,
     });
     match node.network().call(leader, request, CALL_TIMEOUT).await {
         Ok(envelope::Body::ReadIndexResponse(response)) => match response.result? {
