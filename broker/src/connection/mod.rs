@@ -296,15 +296,26 @@ impl Connection {
             }
             Event::Requested(done) => {
                 done.map_err(End::Refused)?;
-                if self.requests.as_ref().is_some_and(|all| all.is_idle()) {
-                    self.requests = None;
-                    self.session.output().lock().replays_done();
-                }
+                self.drop_requests();
                 self.process()
             }
             Event::Room => {
                 self.full = None;
                 self.process()
+            }
+        }
+    }
+
+    /// Nothing is kept once no request is under way.
+    fn drop_requests(&mut self) {
+        if let Some(requests) = &mut self.requests
+            && requests.is_idle()
+        {
+            let mut output = self.session.output().lock();
+            if requests.is_over(&output) {
+                output.replays_done();
+                drop(output);
+                self.requests = None;
             }
         }
     }
@@ -340,7 +351,7 @@ impl Connection {
 
     /// Whether nothing is under way that this client waits for, or is to get. Asked again soon, where there is.
     fn may_go(&self) -> bool {
-        self.requests.is_none()
+        self.requests.as_ref().is_none_or(|all| all.is_idle())
             && self.waiting.is_empty()
             && self.session.inbound().lock().is_settled()
             && !self.session.output().lock().has_unsent()

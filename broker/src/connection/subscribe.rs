@@ -3,6 +3,7 @@
 //! later request.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,17 +19,20 @@ use flotte_mqtt::{ByteStr, Version};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use metrics::counter;
+use tokio::time::Sleep;
 use tracing::debug;
 
 use super::replays::Replays;
 use super::{Connection, End, Worker};
 use crate::router::{Replay, Router};
-use crate::session::{Session, Subscription, flush_dirty, mark_dirty};
+use crate::session::{Output, Session, Subscription, flush_dirty, mark_dirty};
 
 /// Pause between looks at the lease, before an acknowledgement.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
 /// Requests that are not answered before nothing more is read.
 const REQUESTS_MAX: usize = 64;
+/// For how long after a replay its messages may come live: publishers place theirs in far less, unless links are full.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// What is left of a request: its answer, and what is to be replayed behind that.
 type Answer = LocalBoxFuture<'static, Result<Vec<Replay>, ReasonCode>>;
@@ -43,6 +47,8 @@ pub(super) struct Requests {
     replays: Replays,
     /// Waits for the client to take what was sent, so nothing else may wait for it.
     replaying: Option<Replaying>,
+    /// Once all is done: until what was replayed may come live no more.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Requests {
@@ -54,6 +60,17 @@ impl Requests {
     /// Whether so many are under way that nothing more should be read.
     pub(super) fn is_full(&self) -> bool {
         self.answers.len() >= REQUESTS_MAX
+    }
+
+    /// All is done. Says whether nothing is left to wait for: what was replayed may still come live.
+    pub(super) fn is_over(&mut self, output: &Output) -> bool {
+        if !output.has_replayed() {
+            return true;
+        }
+        let lingering = self
+            .lingering
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        lingering.is_elapsed()
     }
 
     /// Ready when something was answered or replayed; an error ends the connection.
@@ -75,6 +92,11 @@ impl Requests {
             self.next_replay(router);
             return Poll::Ready(replayed.map_err(|_| ReasonCode::UseAnotherServer));
         }
+        if let Some(lingering) = &mut self.lingering
+            && !lingering.is_elapsed()
+        {
+            return lingering.poll_unpin(cx).map(Ok);
+        }
         Poll::Pending
     }
 
@@ -91,6 +113,7 @@ impl Requests {
         let Some(replay) = self.replays.pop() else {
             return;
         };
+        self.lingering = None;
         let router = Arc::clone(router);
         self.replaying = Some(async move { router.replay(replay).await }.boxed_local());
     }

@@ -19,7 +19,7 @@ use super::matched::Matched;
 use super::placing::Placing;
 use super::subscriptions::Target;
 use crate::metrics::Count;
-use crate::session::{mark_dirty, now_ms};
+use crate::session::{Form, mark_dirty, now_ms};
 
 /// Payloads below this are copied into a buffer of their own when a message is kept: a slice would pin the whole read
 /// buffer.
@@ -191,8 +191,11 @@ impl Router {
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
             let retain = message.retain && target.retain_as_published;
             let mut output = target.session.output().lock();
-            if message.retain_index != 0 {
-                output.note_live(message.retain_index, &message.topic);
+            let form = Form::new(qos, &target.ids);
+            if message.retain_index != 0
+                && !output.comes_live(message.retain_index, message.topic.as_str(), form)
+            {
+                continue;
             }
             if qos == QoS::AtMostOnce
                 && target.ids.is_empty()

@@ -121,9 +121,6 @@ impl Router {
         let now = now_ms();
         let mut output = replay.session.output().lock();
         for (index, message) in page {
-            if output.came_live(index, &message.topic) {
-                continue;
-            }
             let allowed = match &rules {
                 None => Some(replay.qos),
                 Some(rules) => allowed_qos(rules, &message.topic, &replay.session, replay.qos),
@@ -135,16 +132,14 @@ impl Router {
             } else {
                 SmallVec::from_elem(replay.id, 1)
             };
-            output.enqueue(
-                Delivery {
-                    message: Arc::new(message),
-                    qos,
-                    retain: true,
-                    subscription_ids,
-                    share: None,
-                },
-                now,
-            );
+            let delivery = Delivery {
+                message: Arc::new(message),
+                qos,
+                retain: true,
+                subscription_ids,
+                share: None,
+            };
+            output.enqueue_replayed((index, replay.upto), delivery, now);
         }
         output.flush(now);
         true

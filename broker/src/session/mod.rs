@@ -3,12 +3,14 @@
 
 mod access;
 mod flush;
+mod meeting;
 mod output;
 mod registry;
 mod signal;
 mod subscriptions;
 
 pub use flush::{flush_dirty, mark_dirty};
+pub use meeting::Form;
 pub use output::{Output, OutputLink};
 pub use registry::{Claim, Registry};
 pub use signal::{Signal, Wake};

@@ -1,7 +1,5 @@
 //! The outbound half of a session together with the socket it is written to.
 
-use std::collections::HashSet;
-use std::hash::BuildHasher as _;
 use std::io;
 use std::sync::Arc;
 
@@ -11,9 +9,9 @@ use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tail, Tally};
-use flotte_mqtt::topic::{SubscriptionFilter, TopicName};
-use foldhash::quality::RandomState;
+use flotte_mqtt::topic::SubscriptionFilter;
 
+use super::meeting::{Form, Meeting};
 use super::signal::{Signal, Wake};
 use crate::metrics::{self, Count};
 use crate::transport::Socket;
@@ -27,10 +25,6 @@ const TURN_BYTES: usize = 256 << 10;
 
 /// A client that takes nothing of such a payload for this long is given up: it would hold it for ever.
 const STALL_MS: u64 = 60_000;
-
-/// Retained messages that come live during one client's replays and are kept in mind. A client that is that slow may get
-/// one twice.
-const CAME_LIVE_MAX: usize = 10_000;
 
 /// The connection that a session's output goes to.
 #[derive(Debug)]
@@ -54,21 +48,8 @@ pub struct Output {
     dirty: bool,
     /// The socket took no more: the connection's task waits for it.
     blocked: bool,
-    /// While retained messages are to be replayed: those that came live since then.
-    came_live: Option<Box<CameLive>>,
-}
-
-/// Retained messages that came live, by their meta index and topic: what is committed together has one index.
-#[derive(Debug, Default)]
-struct CameLive {
-    keys: HashSet<u64>,
-    hasher: RandomState,
-}
-
-impl CameLive {
-    fn key(&self, index: u64, topic: &TopicName) -> u64 {
-        self.hasher.hash_one((index, topic.as_str()))
-    }
+    /// While retained messages are replayed and shortly after: which came on which way.
+    meeting: Option<Box<Meeting>>,
 }
 
 impl Output {
@@ -80,7 +61,7 @@ impl Output {
             buffer: BytesMut::new(),
             dirty: false,
             blocked: false,
-            came_live: None,
+            meeting: None,
         }
     }
 
@@ -102,7 +83,7 @@ impl Output {
         metrics::count(&self.outbound.disconnect());
         self.buffer = BytesMut::new();
         self.blocked = false;
-        self.came_live = None;
+        self.meeting = None;
         self.link = None;
     }
 
@@ -178,28 +159,42 @@ impl Output {
 
     /// A subscription is about to be made whose retained messages are to be replayed.
     pub fn expect_replay(&mut self) {
-        self.came_live.get_or_insert_default();
+        self.meeting.get_or_insert_default();
     }
 
-    /// All replays are over.
+    /// Whether something was replayed that may still come live.
+    pub fn has_replayed(&self) -> bool {
+        let meeting = self.meeting.as_ref();
+        meeting.is_some_and(|meeting| meeting.has_replayed())
+    }
+
+    /// All replays are over, and nothing of them comes live any more.
     pub fn replays_done(&mut self) {
-        self.came_live = None;
+        self.meeting = None;
     }
 
-    /// A message retained at this meta index is put in as it comes.
-    pub fn note_live(&mut self, retain_index: u64, topic: &TopicName) {
-        if let Some(came_live) = &mut self.came_live
-            && came_live.keys.len() < CAME_LIVE_MAX
-        {
-            let key = came_live.key(retain_index, topic);
-            came_live.keys.insert(key);
+    /// A message retained at this meta index comes live. False = the client has this copy by replay.
+    pub fn comes_live(&mut self, retain_index: u64, topic: &str, form: Option<Form>) -> bool {
+        let meeting = self.meeting.as_mut();
+        meeting.is_none_or(|meeting| meeting.comes_live(retain_index, topic, form))
+    }
+
+    /// Puts in one message of a replay, retained at this meta index, unless it came live already.
+    pub fn enqueue_replayed(
+        &mut self,
+        (retain_index, upto): (u64, u64),
+        delivery: Delivery,
+        now_ms: u64,
+    ) {
+        if let Some(meeting) = &mut self.meeting {
+            let topic = delivery.message.topic.as_str();
+            if meeting.came_live(retain_index, topic) {
+                return;
+            }
+            let form = Form::new(delivery.qos, &delivery.subscription_ids);
+            meeting.is_replayed(retain_index, upto, topic, form);
         }
-    }
-
-    /// Whether the message retained at this meta index came live already.
-    pub fn came_live(&self, retain_index: u64, topic: &TopicName) -> bool {
-        let came_live = self.came_live.as_ref();
-        came_live.is_some_and(|live| live.keys.contains(&live.key(retain_index, topic)))
+        self.enqueue(delivery, now_ms);
     }
 
     /// Puts one copy in. Says whether the session is to be flushed by the caller's thread.
