@@ -31,8 +31,8 @@ use crate::session::Limits;
 use crate::sys::Sys;
 use crate::{config, log, metrics};
 
-/// Threads for consensus, links and the admin port.
-const CLUSTER_THREADS: usize = 2;
+/// Threads for consensus, links and the admin port where there are cores for more than one; each more costs wake-ups.
+const CLUSTER_THREADS_MAX: usize = 2;
 /// How long a node that is Up waits for its replicas before it takes clients.
 const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 /// How long the threads of connections may take to end.
@@ -49,7 +49,7 @@ pub fn run(loaded: Loaded, sources: Sources, log: log::Handle) -> Exit {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CLUSTER_THREADS)
+        .worker_threads(cores().div_ceil(2).min(CLUSTER_THREADS_MAX))
         .thread_name("cluster")
         .enable_all()
         .build();
@@ -84,6 +84,11 @@ fn start_again() -> Exit {
         .exec();
     error!(error = %failed, "cannot start again: start it by hand");
     Exit::Unreachable
+}
+
+/// Cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// As many open files as the system allows: each client is one.
@@ -327,7 +332,7 @@ impl Running {
         if !up {
             return Ok(None);
         }
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = cores();
         let workers = Workers::start(&self.shared, count, &self.shutdown).map_err(|e| {
             error!(error = %e, "no worker threads");
             Exit::Unreachable

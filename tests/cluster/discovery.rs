@@ -159,6 +159,19 @@ fn a_node_that_finds_no_name_says_so_and_waits() {
     assert_eq!(status(&node)["cluster_id"], status(&first)["cluster_id"]);
 }
 
+/// With no DNS server of its own, a node asks as every program of the machine does; each machine knows this name.
+#[test]
+fn a_name_that_the_machine_knows_is_found() {
+    let first = Launch::new("first").bind("cluster", free_address()).start();
+    let name = format!("localhost:{}", first.cluster().port());
+    let second = Launch::new("second")
+        .arg("--discover-dns")
+        .arg(name)
+        .spawn();
+    wait_node_ready(&second);
+    assert_eq!(status(&second)["cluster_id"], status(&first)["cluster_id"]);
+}
+
 /// By SRV records; then all stop, all addresses and ports change, and they are the same cluster again with what it kept.
 #[test]
 fn a_cluster_whose_addresses_all_changed_finds_itself_again() {

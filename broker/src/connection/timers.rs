@@ -4,10 +4,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use slab::Slab;
-use tokio::time::MissedTickBehavior;
 
 use crate::session::{Signal, Wake};
 
@@ -120,17 +118,12 @@ impl Wheel {
         }
     }
 
-    /// Turns forever.
-    pub async fn run(self: Rc<Self>) {
-        let mut interval = tokio::time::interval(Duration::from_millis(TICK_MS));
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            self.turn(self.now_ms());
-        }
+    /// Looks at all that is due. To be called each [`TICK_MS`].
+    pub fn turn(&self) {
+        self.turn_to(self.now_ms());
     }
 
-    fn turn(&self, now_ms: u64) {
+    fn turn_to(&self, now_ms: u64) {
         let mut inner = self.inner.borrow_mut();
         // After a long stall every slot is looked at once; more would find nothing new.
         let last = now_ms / TICK_MS;
@@ -215,7 +208,7 @@ mod tests {
     use super::*;
 
     async fn fired(signal: &Signal) -> bool {
-        tokio::time::timeout(Duration::ZERO, signal.wait())
+        tokio::time::timeout(std::time::Duration::ZERO, signal.wait())
             .await
             .is_ok_and(|wake| wake.has(Wake::TIMER))
     }
@@ -224,12 +217,12 @@ mod tests {
     async fn a_deadline_fires_when_it_passed_and_not_before() {
         let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
         let deadline = wheel.insert(Arc::clone(&signal), 1_000);
-        wheel.turn(900);
+        wheel.turn_to(900);
         assert!(!fired(&signal).await);
         deadline.pull(5_000);
-        wheel.turn(1_100);
+        wheel.turn_to(1_100);
         assert!(!fired(&signal).await, "it was moved");
-        wheel.turn(5_000);
+        wheel.turn_to(5_000);
         assert!(fired(&signal).await);
     }
 
@@ -238,15 +231,15 @@ mod tests {
         let (wheel, signal) = (Wheel::new(), Arc::new(Signal::default()));
         let deadline = wheel.insert(Arc::clone(&signal), 100_000);
         for now in (0..100_000).step_by(100) {
-            wheel.turn(now);
+            wheel.turn_to(now);
         }
         assert!(!fired(&signal).await);
-        wheel.turn(100_000);
+        wheel.turn_to(100_000);
         assert!(fired(&signal).await);
         deadline.pull(300_000);
-        wheel.turn(100_200);
+        wheel.turn_to(100_200);
         deadline.pull(101_000);
-        wheel.turn(101_000);
+        wheel.turn_to(101_000);
         assert!(fired(&signal).await);
     }
 
@@ -257,7 +250,7 @@ mod tests {
         for now in (0..50_000).step_by(100) {
             deadline.pull(now + 20_000);
             deadline.pull(now + 1_000);
-            wheel.turn(now);
+            wheel.turn_to(now);
         }
         let held: usize = wheel.inner.borrow().slots.iter().map(Vec::len).sum();
         assert!(held <= SLOTS, "{held}");
@@ -270,12 +263,12 @@ mod tests {
         for now in (0..60_000).step_by(10) {
             deadline.pull(now + 1_000);
             deadline.pull(now + 2_000);
-            wheel.turn(now);
+            wheel.turn_to(now);
         }
         let keys: usize = wheel.inner.borrow().slots.iter().map(Vec::len).sum();
         assert!(keys <= 4, "{keys} keys of one connection");
         assert!(!fired(&signal).await);
-        wheel.turn(62_000);
+        wheel.turn_to(62_000);
         assert!(fired(&signal).await);
     }
 
@@ -288,9 +281,9 @@ mod tests {
         );
         drop(wheel.insert(Arc::clone(&first), 1_000));
         let _kept = wheel.insert(Arc::clone(&second), 9_000);
-        wheel.turn(2_000);
+        wheel.turn_to(2_000);
         assert!(!fired(&first).await && !fired(&second).await);
-        wheel.turn(9_000);
+        wheel.turn_to(9_000);
         assert!(fired(&second).await);
     }
 }

@@ -22,7 +22,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::handshake;
 use super::pending::PendingConnects;
 use super::samples::Samples;
-use super::timers::Wheel;
+use super::timers::{TICK_MS, Wheel};
 use crate::admission::{Admission, TurnedAway};
 use crate::auth::Authenticator;
 use crate::config::Config;
@@ -38,8 +38,6 @@ const READ_BYTES: usize = 64 << 10;
 const QUEUE: usize = 1_024;
 /// Connections of a worker that are over and wait for the peer to close its side; further ones are closed at once.
 const LINGERING_MAX: usize = 1_024;
-/// How late the loss of the lease may be noticed by connections that only wait.
-const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// What all workers share.
 pub struct Shared {
@@ -273,14 +271,15 @@ impl Workers {
     }
 }
 
-/// Wakes all connections when the lease is gone: those that only wait have to be sent away in time.
-async fn watch_lease(worker: Rc<Worker>) {
-    let mut interval = tokio::time::interval(LEASE_LOOK);
+/// Turns the wheel, and wakes all connections when the lease is gone: those that only wait have to be sent away in time.
+async fn tick(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(TICK_MS));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut held = true;
     loop {
         let due = interval.tick().await;
         crate::metrics::loop_lag(due.elapsed());
+        worker.wheel.turn();
         let now = worker.shared.cluster().lease().held();
         if held && !now {
             worker.wheel.wake_all();
@@ -302,8 +301,7 @@ async fn run(
         lingering: Cell::new(0),
         leaving: Cell::new(0),
     });
-    tokio::task::spawn_local(Rc::clone(&worker.wheel).run());
-    tokio::task::spawn_local(watch_lease(Rc::clone(&worker)));
+    tokio::task::spawn_local(tick(Rc::clone(&worker)));
     loop {
         let next = tokio::select! {
             next = accepted.recv() => next,

@@ -53,9 +53,9 @@ impl GroupConfig {
     /// The defaults of the session groups.
     pub fn sessions() -> Self {
         Self {
-            heartbeat_ms: 150,
-            election_min_ms: 450,
-            election_max_ms: 900,
+            heartbeat_ms: 200,
+            election_min_ms: 600,
+            election_max_ms: 1_200,
             ..Self::meta()
         }
     }

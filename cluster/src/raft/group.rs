@@ -17,8 +17,9 @@ use openraft::errors::{
 };
 use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, ReadPolicy};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applier, Progress};
@@ -66,13 +67,29 @@ struct Inner {
     status: watch::Receiver<GroupStatus>,
     /// Reads under way that may not wait.
     urgent: Arc<AtomicUsize>,
+    rounds: Rounds,
     /// Cancelled once the group has stopped.
     stopped: CancellationToken,
 }
 
+/// When the last round of all members began that a quorum answered: it was a heartbeat, too.
+#[derive(Clone, Default)]
+pub struct Rounds(Arc<Mutex<Option<Instant>>>);
+
+impl Rounds {
+    fn note(&self, began: Instant) {
+        *self.0.lock() = Some(began);
+    }
+
+    /// Whether one began no longer ago than this.
+    pub fn began_within(&self, time: Duration) -> bool {
+        self.0.lock().is_some_and(|began| began.elapsed() <= time)
+    }
+}
+
 impl Group {
     /// Restores the replica from its snapshot and log, and lets it take part. Its tasks run on the
-    /// current runtime, which has several threads. The members' addresses are set on the network
+    /// current runtime. The members' addresses are set on the network
     /// by its owner.
     pub async fn start(
         id: GroupId,
@@ -106,8 +123,10 @@ impl Group {
             })?;
         let (status_sender, status) = watch::channel(GroupStatus::default());
         let stopped = CancellationToken::new();
+        let rounds = Rounds::default();
         let watcher = Watcher {
             group: id,
+            rounds: rounds.clone(),
             config: config.clone(),
             raft: raft.clone(),
             network: host.network.clone(),
@@ -127,6 +146,7 @@ impl Group {
             progress,
             status,
             urgent,
+            rounds,
             stopped,
         };
         Ok(Self {
@@ -193,9 +213,13 @@ impl Group {
     /// everything that was committed before the call. Leader only.
     pub async fn read_index(&self, haste: Haste) -> Result<u64, ReadError> {
         let _urgent = (haste == Haste::Now).then(|| Urgent::new(&self.inner.urgent));
+        let began = Instant::now();
         let linearizer = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match linearizer.await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Ok(linearizer) => {
+                self.inner.rounds.note(began);
+                Ok(linearizer.read_log_id().index())
+            }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(ReadError::NotLeader(to.leader_id))
             }

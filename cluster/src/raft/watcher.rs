@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Progress;
 use super::config::GroupConfig;
+use super::group::Rounds;
 use super::snapshot::GroupSnapshots;
 use super::status::{Death, FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
@@ -26,6 +27,7 @@ use crate::net::{Network, NodeId};
 pub struct Watcher {
     pub group: GroupId,
     pub config: GroupConfig,
+    pub rounds: Rounds,
     pub raft: Raft,
     pub network: Network,
     pub snapshots: Arc<GroupSnapshots>,
@@ -43,7 +45,8 @@ impl Watcher {
         let mut metrics = self.raft.metrics();
         let mut connections = self.network.changes();
         let mut connected = HashSet::new();
-        let mut heartbeat = beat::interval(Duration::from_millis(self.config.heartbeat_ms));
+        let between = Duration::from_millis(self.config.heartbeat_ms);
+        let mut heartbeat = beat::interval(between);
         loop {
             let (leads, fatal) = {
                 let seen = metrics.borrow_and_update();
@@ -62,8 +65,10 @@ impl Watcher {
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() { break },
                 Ok(()) = connections.changed() => self.resume(&mut connected).await,
-                // A stopped group is noticed by its metrics.
-                _ = heartbeat.tick(), if leads => drop(self.raft.trigger().heartbeat().await),
+                _ = heartbeat.tick(), if leads => if !self.rounds.began_within(between / 2) {
+                    // A stopped group is noticed by its metrics.
+                    let _ = self.raft.trigger().heartbeat().await;
+                },
             }
         }
         self.status

@@ -32,7 +32,8 @@ impl Node {
             join_all(rounds).await;
             let is_done = self.behind(&life).is_empty();
             if is_done && !behind.is_empty() {
-                info!("all replicas on this node have caught up");
+                let replicas = life.caught_up.borrow().len();
+                info!(replicas, "all replicas on this node have caught up");
             }
             let changed = async {
                 tokio::select! {
