@@ -40,6 +40,10 @@ impl Arena {
         let mut guest = self.guest.take().expect("the guest is there");
         let code = guest.wait_end(ENDED_LIMIT).code();
         assert_eq!(code, Some(0), "the guest ends\n{}", guest.log());
+        let words = "has left the cluster";
+        if !guest.logged(words) {
+            eprintln!("the guest could not say that it leaves\n{}", guest.log());
+        }
     }
 
     /// Another node is told that this one leaves, which ends by itself.
