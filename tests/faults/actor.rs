@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotte_tests::packets::{Packet, Publish};
+use flotte_tests::wire::prop;
 use flotte_tests::{
-    Client, Received, Version, connect, disconnect, pingreq, puback, pubcomp, publish, pubrec,
-    pubrel, subscribe, will,
+    Client, Received, Version, connect, disconnect, pingreq, props, puback, pubcomp, publish,
+    pubrec, pubrel, subscribe, will,
 };
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::MissedTickBehavior;
 
-use crate::history::{Ack, Side, What};
-use crate::load::{KEPT_TOPICS, Mode, World, kept_topic, number, until};
+use crate::history::{Ack, BRIEF_S, Body, Side, What};
+use crate::load::{
+    BRIEF_TOPICS, KEPT_TOPICS, Mode, SHARE, World, brief_topic, kept_topic, number, until,
+};
 
 /// How long a connection may be silent, pings unanswered, before its client gives it up.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -38,6 +41,17 @@ pub enum Role {
     Mortal,
     /// Shares its client id with another client at another node.
     Twin,
+    /// Shares a subscription with all others of its kind, and stays.
+    Member,
+    /// The same, and leaves at times, with or without goodbye.
+    Casual,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roams {
+    Everywhere,
+    /// It waits for its home.
+    Nowhere,
 }
 
 /// One client.
@@ -48,6 +62,8 @@ pub struct Actor {
     pub version: Version,
     /// The node it connects to first, from 0.
     pub home: usize,
+    /// Where it goes when its home does not take it.
+    pub roams: Roams,
     pub rng: StdRng,
     /// Counts its ticks over all connections.
     pub turn: u64,
@@ -78,6 +94,7 @@ impl Actor {
                     let _: Result<(), Gone> = self.live(&mut link).await;
                     place = self.home;
                 }
+                None if self.roams == Roams::Nowhere => {}
                 None => place = (place + 1) % self.world.addresses.len(),
             }
             if self.role == Role::Twin {
@@ -117,7 +134,7 @@ impl Actor {
         }
         let connecting = What::Connecting {
             client: self.name.clone(),
-            node: u8::try_from(place + 1).expect("three nodes"),
+            node: u8::try_from(place + 1).expect("few nodes"),
             will: last,
         };
         self.world.note(number, connecting);
@@ -175,7 +192,7 @@ impl Actor {
                 },
                 () = world.wants.notified(), if wanted_here => {
                     if let Some(topic) = world.take_wanted() {
-                        self.publish(link, publish(topic), 1).await?;
+                        self.publish(link, publish(topic), 1, Body::Number).await?;
                     }
                 }
                 _ = ticks.tick() => self.act(link).await?,
@@ -188,6 +205,7 @@ impl Actor {
         let filters: &[&str] = match self.role {
             Role::Listener => &["load/#", "kept/#", "wills/#"],
             Role::Twin => &["load/+/1"],
+            Role::Member | Role::Casual => &[SHARE],
             Role::Churner | Role::Publisher | Role::Mortal => &[],
         };
         for filter in filters {
@@ -200,8 +218,8 @@ impl Actor {
     async fn act(&mut self, link: &mut Link) -> Result<(), Gone> {
         self.turn += 1;
         let patience = match self.role {
-            Role::Listener | Role::Twin => PATIENCE,
-            Role::Churner | Role::Publisher | Role::Mortal => SHORT_PATIENCE,
+            Role::Listener | Role::Twin | Role::Member => PATIENCE,
+            Role::Churner | Role::Publisher | Role::Mortal | Role::Casual => SHORT_PATIENCE,
         };
         if link.heard.elapsed() > patience {
             return Err(self.ended(link, Side::Client));
@@ -218,13 +236,14 @@ impl Actor {
             Role::Publisher => self.publish_next(link).await,
             Role::Twin | Role::Mortal if slow => {
                 let topic = format!("load/{}/1", self.name);
-                self.publish(link, publish(topic), 1).await?;
+                self.publish(link, publish(topic), 1, Body::Number).await?;
                 if self.role == Role::Mortal {
                     self.perhaps_die(link).await
                 } else {
                     Ok(())
                 }
             }
+            Role::Casual if slow => self.perhaps_die(link).await,
             Role::Churner if slow && link.asked.is_empty() => {
                 let topic = format!("churn/{}/{}", self.name, self.turn);
                 self.subscribe(link, topic).await
@@ -233,14 +252,32 @@ impl Actor {
         }
     }
 
+    /// Retained messages and work for members now and then, else something for the listeners.
     async fn publish_next(&mut self, link: &mut Link) -> Result<(), Gone> {
-        if self.turn.is_multiple_of(5) {
-            let topic = kept_topic(self.rng.random_range(0..KEPT_TOPICS));
-            return self.publish(link, publish(topic).retain(), 1).await;
+        match self.turn % 10 {
+            0 | 5 => {
+                let topic = kept_topic(self.rng.random_range(0..KEPT_TOPICS));
+                let packet = publish(topic).retain();
+                let deletes = self.rng.random_range(0..4) == 0;
+                let body = if deletes { Body::Nothing } else { Body::Number };
+                self.publish(link, packet, 1, body).await
+            }
+            2 | 6 => {
+                let topic = format!("jobs/{}", self.name);
+                self.publish(link, publish(topic), 1, Body::Number).await
+            }
+            8 if self.version == Version::V5 => {
+                let topic = brief_topic(self.rng.random_range(0..BRIEF_TOPICS));
+                let expiry = props().u32(prop::MESSAGE_EXPIRY, BRIEF_S);
+                let packet = publish(topic).retain().props(expiry);
+                self.publish(link, packet, 1, Body::Brief).await
+            }
+            _ => {
+                let qos = u8::try_from(self.turn % 3).expect("below 3");
+                let topic = format!("load/{}/{qos}", self.name);
+                self.publish(link, publish(topic), qos, Body::Number).await
+            }
         }
-        let qos = u8::try_from(self.turn % 3).expect("below 3");
-        let topic = format!("load/{}/{qos}", self.name);
-        self.publish(link, publish(topic), qos).await
     }
 
     /// About once in four seconds: with a goodbye, or without.
@@ -280,26 +317,34 @@ impl Actor {
         self.send(link, packet).await
     }
 
-    async fn publish(&mut self, link: &mut Link, packet: Publish, qos: u8) -> Result<(), Gone> {
+    async fn publish(
+        &mut self,
+        link: &mut Link,
+        packet: Publish,
+        qos: u8,
+        body: Body,
+    ) -> Result<(), Gone> {
         if link.under_way.len() >= UNDER_WAY_MAX {
             return Ok(());
         }
         let message = self.world.recorder.fresh_message();
         let id = link.client.fresh_id();
-        let packet = packet.qos_bits(qos, id).payload(message.to_string());
+        let packet = match body {
+            Body::Number | Body::Brief => packet.payload(message.to_string()),
+            Body::Nothing => packet,
+        };
+        let packet = packet.qos_bits(qos, id);
         if qos > 0 {
             link.under_way.insert(id, message);
         }
-        let (topic, retain) = (packet.topic(), packet.is_retained());
-        self.world.note(
-            link.number,
-            What::Published {
-                message,
-                topic,
-                qos,
-                retain,
-            },
-        );
+        let what = What::Published {
+            message,
+            topic: packet.topic(),
+            qos,
+            retain: packet.is_retained(),
+            body,
+        };
+        self.world.note(link.number, what);
         self.send(link, packet).await
     }
 
@@ -321,6 +366,8 @@ impl Actor {
     /// Notes what came.
     fn receive(&mut self, link: &mut Link, packet: &Received) {
         let what = match packet.kind() {
+            // A delete says no number.
+            3 if packet.payload().is_empty() => return,
             3 => What::Delivered {
                 message: number(packet),
                 topic: packet.topic(),

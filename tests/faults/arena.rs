@@ -1,14 +1,17 @@
-//! Three real nodes and the faults that can be done to them; where namespaces are permitted, each has an address of its own
-//! and can be cut off. Clients come from the host and reach every node at all times.
+//! Three real nodes, a fourth that is there at times, and the faults that can be done to them; where namespaces are
+//! permitted, each has an address of its own and can be cut off. Clients come from the host and reach every node at all times.
+
+mod members;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use flotte_tests::netns::{self, Netns};
-use flotte_tests::{Broker, Cluster, Launch, admin};
+use flotte_tests::ports::free_address;
+use flotte_tests::{Broker, Launch, admin, cluster};
 
 use crate::history::{Kind, NOBODY, Phase, Recorder, What};
-use crate::schedule::{MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step};
+use crate::schedule::{GUEST, MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step};
 use crate::upset::{Upset, Upsets};
 
 /// Ports of the nodes that have addresses of their own.
@@ -19,6 +22,9 @@ const ADMIN: u16 = 8080;
 /// How long a healed cluster may take to be whole again, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a node may take to end that drains first.
+const ENDED_LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a node may take to come to rest.
 const REST_LIMIT: Duration = Duration::from_secs(10);
 /// How far a clock is set, in seconds.
@@ -27,7 +33,12 @@ const HOUR: i64 = 3_600;
 const SYNC_TAKES: Duration = Duration::from_millis(150);
 
 pub struct Arena {
-    cluster: Cluster,
+    /// n1 to n3.
+    nodes: Vec<Broker>,
+    /// How the fourth is started: each time with an empty disk.
+    invitation: Launch,
+    guest: Option<Broker>,
+    guest_mqtt: SocketAddr,
     netns: Option<Netns>,
     upsets: Upsets,
 }
@@ -36,40 +47,34 @@ impl Arena {
     /// Starts three nodes and waits until they are ready.
     pub fn start() -> Self {
         let upsets = Upsets::new();
-        let timed = |node: u8, launch| timed(upsets.load(node, launch));
-        let (netns, cluster) = match netns::missing() {
-            Some(_) => {
-                let nodes = (1..).zip(flotte_tests::cluster::launches(3));
-                let nodes = nodes.map(|(node, launch)| timed(node, launch).spawn());
-                let mut cluster = Cluster {
-                    nodes: nodes.collect(),
-                };
-                cluster.wait_ready();
-                (None, cluster)
-            }
-            None => {
-                let netns = Netns::new(3);
-                let nodes = (1..=3).map(|node| timed(node, launch_in(&netns, node)).spawn());
-                let mut cluster = Cluster {
-                    nodes: nodes.collect(),
-                };
-                cluster.wait_ready();
-                (Some(netns), cluster)
-            }
+        let netns = netns::missing().is_none().then(|| Netns::new(GUEST));
+        let (launches, invitation, guest_mqtt) = match &netns {
+            Some(netns) => launches_in(netns),
+            None => launches(),
         };
-        Self {
-            cluster,
+        let timed = |(node, launch)| timed(upsets.load(node, launch));
+        let nodes = (1..).zip(launches).map(|one| timed(one).spawn()).collect();
+        let mut arena = Self {
+            nodes,
+            invitation: timed((GUEST, invitation)),
+            guest: None,
+            guest_mqtt,
             netns,
             upsets,
-        }
+        };
+        arena.nodes.iter_mut().for_each(Broker::wait_ready);
+        arena.wait_all_ready();
+        arena
     }
 
     pub fn links_can_be_cut(&self) -> bool {
         self.netns.is_some()
     }
 
+    /// Where the nodes take clients, the fourth one included.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.cluster.nodes.iter().map(Broker::mqtt).collect()
+        let guest = std::iter::once(self.guest_mqtt);
+        self.nodes.iter().map(Broker::mqtt).chain(guest).collect()
     }
 
     /// Does one fault, from its begin until the node is ready again.
@@ -85,24 +90,23 @@ impl Arena {
         note(Phase::Ends);
         self.end(step);
         self.wait_all_ready();
+        if step.kind.changes_members() {
+            self.wait_whole();
+        }
         note(Phase::Over);
     }
 
     fn begin(&mut self, Step { kind, node, .. }: Step) {
-        let broker = &mut self.cluster.nodes[usize::from(node - 1)];
         match kind {
-            Kind::Kill | Kind::QuickRestart => broker.kill9(),
-            Kind::PauseShort | Kind::PauseLong => broker.pause(),
+            Kind::Kill | Kind::QuickRestart | Kind::Expel | Kind::Wipe => self.node(node).kill9(),
+            Kind::PauseShort | Kind::PauseLong => self.node(node).pause(),
             Kind::Term => {
-                let code = broker.sigterm();
-                assert_eq!(
-                    code,
-                    Some(0),
-                    "{} after SIGTERM\n{}",
-                    broker.name(),
-                    broker.log()
-                );
+                self.node(node).ask_to_end();
+                self.wait_end(node);
             }
+            Kind::Drain => self.drain(node),
+            Kind::Guest => self.welcome(),
+            Kind::Leave => self.leave(node),
             Kind::Split => self.netns().cut(node, next(node)),
             Kind::ClockAhead => self.upsets.set(node, Upset::clock(HOUR)),
             Kind::ClockBehind => self.upsets.set(node, Upset::clock(-HOUR)),
@@ -121,16 +125,36 @@ impl Arena {
     }
 
     fn end(&mut self, Step { kind, node, .. }: Step) {
-        let broker = &mut self.cluster.nodes[usize::from(node - 1)];
         match kind {
-            Kind::Kill | Kind::QuickRestart | Kind::Term => broker.restart(),
-            Kind::PauseShort | Kind::PauseLong => broker.resume(),
+            Kind::Kill | Kind::QuickRestart | Kind::Term => self.node(node).restart(),
+            Kind::Drain => {
+                self.stop_drained(node);
+                self.node(node).restart();
+            }
+            Kind::Guest => self.see_off(),
+            Kind::Leave | Kind::Wipe => self.return_anew(node),
+            Kind::Expel => {
+                self.expel(node);
+                self.return_anew(node);
+            }
+            Kind::PauseShort | Kind::PauseLong => self.node(node).resume(),
             Kind::ClockAhead | Kind::ClockBehind | Kind::SlowDisk => {
                 self.upsets.set(node, Upset::NONE);
             }
             Kind::Cut | Kind::Deaf | Kind::Split => self.heal(node),
             Kind::Mute => peers(node).for_each(|peer| self.heal(peer)),
         }
+    }
+
+    fn node(&mut self, node: u8) -> &mut Broker {
+        &mut self.nodes[usize::from(node - 1)]
+    }
+
+    /// Waits for the end of the process, which must be a good one.
+    fn wait_end(&mut self, node: u8) {
+        let broker = self.node(node);
+        let code = broker.wait_end(ENDED_LIMIT).code();
+        assert_eq!(code, Some(0), "{} ends\n{}", broker.name(), broker.log());
     }
 
     fn heal(&self, node: u8) {
@@ -144,10 +168,10 @@ impl Arena {
 
     /// Notes what each node accounts for, once it is at rest or has had its time.
     pub async fn account(&self, recorder: &Recorder) {
-        for (node, broker) in (1..).zip(&self.cluster.nodes) {
+        for (node, broker) in (1..).zip(&self.nodes) {
             let begin = Instant::now();
             let [accepted, accounted] = loop {
-                let counts = accounts(broker.admin());
+                let counts = self.ask(node, accounts);
                 let is_over = begin.elapsed() > REST_LIMIT;
                 match counts {
                     Some([accepted, accounted]) if accepted == accounted || is_over => {
@@ -172,27 +196,41 @@ impl Arena {
         const LOOKS: u32 = 4;
         const LOOK_AGAIN: Duration = Duration::from_millis(150);
         let mut good = 0;
-        let logs = || {
-            self.cluster
-                .nodes
-                .iter()
-                .map(Broker::log)
-                .collect::<String>()
-        };
         let begin = Instant::now();
         while good < LOOKS {
             assert!(
                 begin.elapsed() < READY_LIMIT,
                 "not all nodes are ready\n{}",
-                logs()
+                self.logs()
             );
             std::thread::sleep(LOOK_AGAIN);
-            let ready = self
-                .cluster
-                .nodes
-                .iter()
-                .all(|node| admin::is_ready(node.admin()));
+            let ready = (1..=3).all(|node| self.ask(node, admin::is_ready));
             good = if ready { good + 1 } else { 0 };
+        }
+    }
+
+    fn logs(&self) -> String {
+        self.nodes
+            .iter()
+            .chain(&self.guest)
+            .map(Broker::log)
+            .collect()
+    }
+
+    /// Asks a node at its admin port, which is on the loopback of its namespace.
+    fn ask<T: Send + 'static>(
+        &self,
+        node: u8,
+        question: impl FnOnce(SocketAddr) -> T + Send + 'static,
+    ) -> T {
+        let broker = match node {
+            GUEST => self.guest.as_ref().expect("the guest is there"),
+            _ => &self.nodes[usize::from(node - 1)],
+        };
+        let address = broker.admin();
+        match &self.netns {
+            Some(netns) => netns.inside(node, move || question(address)),
+            None => question(address),
         }
     }
 }
@@ -224,20 +262,46 @@ fn timed(launch: Launch) -> Launch {
     launch.env("FLOTTE_CLUSTER__MINORITY_GRACE_MS", MINORITY_GRACE_MS)
 }
 
+/// Launches of the first three nodes and of the fourth, and where that one takes clients.
+fn launches() -> (Vec<Launch>, Launch, SocketAddr) {
+    let founders = cluster::launches(3);
+    let (mqtt, mut guest) = (free_address(), Launch::new(&name(GUEST)));
+    for founder in &founders {
+        guest = guest
+            .arg("--join")
+            .arg(founder.address("cluster").to_string());
+    }
+    let guest = guest
+        .bind("mqtt", mqtt)
+        .bind("cluster", free_address())
+        .bind("admin", free_address());
+    (founders, guest, mqtt)
+}
+
+/// The same in namespaces.
+fn launches_in(netns: &Netns) -> (Vec<Launch>, Launch, SocketAddr) {
+    let founder = |node| launch_in(netns, node).arg("--bootstrap-expect").arg("3");
+    let guest = launch_in(netns, GUEST);
+    let founders = (1..=3).map(founder).collect();
+    (founders, guest, netns.socket(GUEST, MQTT))
+}
+
 fn launch_in(netns: &Netns, node: u8) -> Launch {
-    let mut launch = Launch::new(&format!("n{node}"))
+    let mut launch = Launch::new(&name(node))
         .namespace(&netns.name(node))
         .bind("mqtt", netns.socket(node, MQTT))
         .bind("cluster", netns.socket(node, CLUSTER))
-        .bind("admin", netns.socket(node, ADMIN))
+        .bind("admin", ([127, 0, 0, 1], ADMIN).into())
         .env("FLOTTE_CLUSTER__INSECURE", true)
-        .arg("--allow-anonymous")
-        .arg("--bootstrap-expect")
-        .arg("3");
+        .arg("--allow-anonymous");
     for peer in 1..=3 {
         launch = launch
             .arg("--join")
             .arg(netns.socket(peer, CLUSTER).to_string());
     }
     launch
+}
+
+fn name(node: u8) -> String {
+    format!("n{node}")
 }

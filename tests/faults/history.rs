@@ -24,7 +24,7 @@ pub struct Event {
     pub what: What,
 }
 
-/// What happened. Nodes count from 1, as in their names n1, n2, n3; messages have numbers unique in the run.
+/// What happened. Nodes count from 1, as in their names n1 to n4; messages have numbers unique in the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
@@ -56,6 +56,7 @@ pub enum What {
         topic: String,
         qos: u8,
         retain: bool,
+        body: Body,
     },
     Acked {
         message: u64,
@@ -102,6 +103,21 @@ pub enum What {
     Settled,
 }
 
+/// What a message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// The message's number.
+    Number,
+    /// The same, for [`BRIEF_S`] seconds.
+    Brief,
+    /// Nothing: it deletes a retained message, and where it comes nobody can tell which of them it is.
+    Nothing,
+}
+
+/// After how many seconds a brief message expires.
+pub const BRIEF_S: u32 = 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ack {
@@ -131,6 +147,8 @@ pub enum Kind {
     PauseLong,
     /// SIGTERM, and started again.
     Term,
+    /// Asked to drain, then to end, and started again.
+    Drain,
     /// No packet passes between the node and the others.
     Cut,
     /// The node hears nothing from the others.
@@ -145,6 +163,14 @@ pub enum Kind {
     ClockBehind,
     /// Every sync takes long.
     SlowDisk,
+    /// A fourth node joins with an empty disk, serves, and leaves.
+    Guest,
+    /// Leaves the cluster, and comes back under its name with an empty disk.
+    Leave,
+    /// kill -9, removed by force, and back under its name with an empty disk.
+    Expel,
+    /// kill -9, and back under its name with an empty disk.
+    Wipe,
 }
 
 impl Kind {
@@ -155,7 +181,20 @@ impl Kind {
 
     /// Whether the process dies without a word.
     pub fn kills(self) -> bool {
-        matches!(self, Self::Kill | Self::QuickRestart)
+        matches!(
+            self,
+            Self::Kill | Self::QuickRestart | Self::Expel | Self::Wipe
+        )
+    }
+
+    /// Whether replicas of groups have to move.
+    pub fn changes_members(self) -> bool {
+        matches!(self, Self::Guest | Self::Leave | Self::Expel | Self::Wipe)
+    }
+
+    /// Whether the node sends its clients away before it ends.
+    pub fn drains(self) -> bool {
+        matches!(self, Self::Term | Self::Drain | Self::Guest | Self::Leave)
     }
 }
 

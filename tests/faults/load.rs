@@ -5,19 +5,38 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flotte_tests::{Client, Received, Version, connect, subscribe};
+use flotte_tests::{Client, Received, Version, connect, publish, subscribe};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::actor::{Actor, Role};
+use crate::actor::{Actor, Roams, Role};
 use crate::history::{NOBODY, Recorder, What};
 
 /// Topics of retained messages; all publishers write to all.
 pub const KEPT_TOPICS: u64 = 4;
+/// Topics of retained messages that expire.
+pub const BRIEF_TOPICS: u64 = 2;
+/// What members share.
+pub const SHARE: &str = "$share/crew/jobs/#";
+/// The last topics in order: retained once all else is, so that a reader knows that it has read everything.
+const LAST_TOPICS: [&str; 2] = ["brief/last", "kept/last"];
+/// How long the clients of the test's own may be refused.
+const TRIES_LIMIT: Duration = Duration::from_secs(60);
+/// How long a reader waits for retained messages behind those that should be the last.
+const STRAGGLERS_LIMIT: Duration = Duration::from_millis(500);
 /// Topics that wait for a publisher at most.
 const WANTED_MAX: usize = 64;
+
+/// Who is served by the fourth node, while it is there, besides those who come to it by chance.
+const GUESTS: [Role; 5] = [
+    Role::Listener,
+    Role::Churner,
+    Role::Publisher,
+    Role::Mortal,
+    Role::Member,
+];
 
 /// What all clients are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,12 +81,17 @@ impl Load {
                 world: Arc::clone(&world),
                 name,
                 role,
-                version: if number.is_multiple_of(2) {
-                    Version::V5
-                } else {
-                    Version::V311
+                version: match role {
+                    Role::Member | Role::Casual => Version::V5,
+                    _ if number.is_multiple_of(2) => Version::V5,
+                    _ => Version::V311,
                 },
-                home: home % 3,
+                home: home % 4,
+                roams: if home < 3 {
+                    Roams::Everywhere
+                } else {
+                    Roams::Nowhere
+                },
                 rng: StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number)),
                 turn: 0,
             };
@@ -79,9 +103,16 @@ impl Load {
             add(Role::Publisher, home, format!("publisher{home}"));
             add(Role::Publisher, home, format!("publisher{}", home + 3));
             add(Role::Mortal, home, format!("mortal{home}"));
+            add(Role::Member, home, format!("member{home}"));
+            add(Role::Casual, home, format!("casual{home}"));
         }
         for place in 0..4 {
-            add(Role::Twin, place + place / 2, format!("twin{}", place / 2));
+            let home = (place + place / 2) % 3;
+            add(Role::Twin, home, format!("twin{}", place / 2));
+        }
+        // They wait for the fourth node.
+        for role in GUESTS {
+            add(role, 3, format!("guest{role:?}"));
         }
         Self { world, clients }
     }
@@ -133,57 +164,83 @@ impl World {
             .pop_front()
     }
 
-    /// Reads the retained messages at a node with a fresh subscriber, once all topics came or `limit` is over; again where
-    /// the connection does not last.
-    pub async fn read_kept(&self, node: u8, limit: Duration) {
-        const TRIES_LIMIT: Duration = Duration::from_secs(60);
+    /// Sets the retained messages that say that there are no others.
+    pub async fn mark_last(&self) {
+        flotte_tests::until(TRIES_LIMIT, "the last retained messages", || {
+            self.try_mark_last()
+        })
+        .await;
+    }
+
+    async fn try_mark_last(&self) -> Option<()> {
+        let mut client = self.connect_to(1, "marker").await?;
+        for (id, topic) in (1..).zip(LAST_TOPICS) {
+            let packet = publish(topic).payload("0").retain().qos1(id);
+            client.try_send(packet).await.ok()?;
+            let answer = client.next_or_end().await.ok()??;
+            if (answer.kind(), answer.packet_id()) != (4, id) {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Reads the retained messages at a node with a fresh subscriber; again where the connection does not last.
+    pub async fn read_kept(&self, node: u8) {
         let what = format!("retained messages read at n{node}");
-        let found =
-            flotte_tests::until(TRIES_LIMIT, &what, || self.try_read_kept(node, limit)).await;
-        for topic in (0..KEPT_TOPICS).map(kept_topic) {
+        let found = flotte_tests::until(TRIES_LIMIT, &what, || self.try_read_kept(node)).await;
+        let topics = (0..KEPT_TOPICS).map(kept_topic);
+        for topic in topics.chain((0..BRIEF_TOPICS).map(brief_topic)) {
             let message = found.get(&topic).copied();
-            self.note(
-                NOBODY,
-                What::Kept {
-                    node,
-                    topic,
-                    message,
-                },
-            );
+            let what = What::Kept {
+                node,
+                topic,
+                message,
+            };
+            self.note(NOBODY, what);
         }
     }
 
-    async fn try_read_kept(&self, node: u8, limit: Duration) -> Option<BTreeMap<String, u64>> {
-        let address = self.addresses[usize::from(node - 1)];
-        let mut client = Client::try_dial(address, Version::V5).await.ok()?;
-        client.patience = limit;
-        client
-            .try_send(connect(format!("reader{node}")))
-            .await
-            .ok()?;
-        let answer = client.next_or_end().await.ok()??;
-        if (answer.kind(), answer.reason()) != (2, 0) {
-            return None;
-        }
-        client.try_send(subscribe(1).to("kept/+", 0)).await.ok()?;
-        let (mut found, mut granted) = (BTreeMap::new(), false);
-        while !granted || found.len() < usize::try_from(KEPT_TOPICS).ok()? {
+    async fn try_read_kept(&self, node: u8) -> Option<BTreeMap<String, u64>> {
+        let mut client = self.connect_to(node, "reader").await?;
+        let packet = subscribe(1).to("kept/+", 0).to("brief/+", 0);
+        client.try_send(packet).await.ok()?;
+        let mut found = BTreeMap::new();
+        loop {
             match client.next_or_end().await {
                 Ok(Some(packet)) if packet.is_publish() => {
                     found.insert(packet.topic(), number(&packet));
                 }
-                Ok(Some(packet)) => granted |= packet.kind() == 9,
+                Ok(Some(_)) => {}
                 // What has not come by now is not there.
-                Err(_) if granted => break,
+                Err(_) if LAST_TOPICS.iter().all(|last| found.contains_key(*last)) => {
+                    return Some(found);
+                }
                 Ok(None) | Err(_) => return None,
             }
+            if LAST_TOPICS.iter().all(|last| found.contains_key(*last)) {
+                client.patience = STRAGGLERS_LIMIT;
+            }
         }
-        Some(found)
+    }
+
+    /// A fresh client of this node.
+    async fn connect_to(&self, node: u8, name: &str) -> Option<Client> {
+        let address = self.addresses[usize::from(node - 1)];
+        let mut client = Client::try_dial(address, Version::V5).await.ok()?;
+        let packet = connect(format!("{name}{node}"));
+        client.try_send(packet).await.ok()?;
+        let answer = client.next_or_end().await.ok()??;
+        ((answer.kind(), answer.reason()) == (2, 0)).then_some(client)
     }
 }
 
 pub fn kept_topic(number: u64) -> String {
     format!("kept/{number}")
+}
+
+pub fn brief_topic(number: u64) -> String {
+    format!("brief/{number}")
 }
 
 /// The message's number, which is its payload.

@@ -88,6 +88,11 @@ impl Launch {
         self
     }
 
+    /// The address that a listener is given: mqtt, cluster or admin.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.binds[listener]
+    }
+
     /// Uses this data directory, which the test keeps, instead of a fresh one.
     pub fn data_dir(mut self, path: &Path) -> Self {
         self.data_dir = Some(path.to_owned());
@@ -330,6 +335,14 @@ impl Broker {
     pub fn restart(&mut self) {
         self.respawn();
         self.wait_ready();
+    }
+
+    /// Starts it again under its name and on its ports, with nothing on its disk, and waits for the ready line.
+    pub fn restart_empty(&mut self) {
+        let path = &self.data_dir;
+        std::fs::remove_dir_all(path).expect("the directory is there");
+        std::fs::create_dir_all(path).expect("a directory can be made");
+        self.restart();
     }
 
     /// Adds a variable for the next start.

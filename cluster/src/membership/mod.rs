@@ -6,4 +6,4 @@ mod plan;
 
 pub use bootstrap::{Bootstrap, Grant, Probed, Step};
 pub use placement::place;
-pub use plan::{Voting, needed_by, next_move, voter_count};
+pub use plan::{Voting, holds_nothing, needed_by, next_move, voter_count};

@@ -120,6 +120,12 @@ pub fn voter_count(members: usize, voters_max: u32) -> usize {
     }
 }
 
+/// Whether no replica of a session group is on a node, and none may be on its way there.
+pub fn holds_nothing(id: NodeId, placement: &BTreeMap<GroupId, Placed>) -> bool {
+    let mut placed = placement.values();
+    placed.all(|placed| !placed.moving && !placed.members.contains(&id))
+}
+
 /// Why a member cannot be done without: a group that would lose its majority, in words.
 pub fn needed_by(
     leaves: NodeId,
@@ -198,6 +204,21 @@ mod tests {
         };
         let next = voting.next()?;
         Some(next.into_iter().map(|id| id.0).collect())
+    }
+
+    #[test]
+    fn a_node_holds_something_while_a_replica_is_there_or_any_is_on_its_way() {
+        let (four, one) = (NodeId(4), GroupId(1));
+        let mut placement = BTreeMap::from([(one, placed(&[1, 2, 3]))]);
+        assert!(holds_nothing(four, &placement));
+        placement.insert(GroupId(2), placed(&[2, 3, 4]));
+        assert!(!holds_nothing(four, &placement));
+        let moving = Placed {
+            moving: true,
+            ..placed(&[1, 2, 3])
+        };
+        placement.insert(GroupId(2), moving);
+        assert!(!holds_nothing(four, &placement), "the last one leaves it");
     }
 
     #[test]

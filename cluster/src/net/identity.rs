@@ -90,6 +90,15 @@ impl Identity {
             name: self.name.clone(),
             advertise: self.advertise.clone(),
             protocol: PROTOCOL,
+            meant_for: 0,
+        }
+    }
+
+    /// The same, for this node and no other that may be at its address by now.
+    pub fn hello_to(&self, callee: NodeId) -> Hello {
+        Hello {
+            meant_for: callee.0,
+            ..self.hello()
         }
     }
 }
@@ -142,14 +151,28 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a node that calls may do so, and means this one: a stream that is meant for a former node at this address would
+/// end that of the same caller which is meant for this one.
+pub fn check_caller(ours: &Hello, theirs: &Hello) -> Result<(), String> {
+    check(ours, theirs)?;
+    match theirs.meant_for {
+        0 => Ok(()),
+        meant => check_met(theirs, ours, NodeId(meant)),
+    }
+}
+
 /// Whether the node that answered at an address is the one that was meant.
 pub fn check_callee(ours: &Hello, theirs: &Hello, expected: NodeId) -> Result<(), String> {
     check(ours, theirs)?;
-    if theirs.node_id != expected.0 {
+    check_met(ours, theirs, expected)
+}
+
+fn check_met(caller: &Hello, callee: &Hello, expected: NodeId) -> Result<(), String> {
+    if callee.node_id != expected.0 {
         return Err(format!(
             "{} answers where {} expects node {expected}",
-            Named(theirs),
-            Named(ours)
+            Named(callee),
+            Named(caller)
         ));
     }
     Ok(())

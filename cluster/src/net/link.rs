@@ -79,7 +79,7 @@ pub(super) async fn open(
         CallError::Unreachable
     };
     let channel = shared.connect(address).await.map_err(unreachable)?;
-    let ours = shared.identity.hello();
+    let ours = shared.identity.hello_to(to);
     let (frames, queue) = mpsc::channel(FRAMES_MAX);
     let hello = LinkFrame {
         hello: Some(ours.clone()),

@@ -223,7 +223,7 @@ impl Network {
         self.shared.tasks.wait().await;
     }
 
-    fn session_of(&self, id: NodeId) -> Result<Arc<super::calls::Session>, CallError> {
+    pub(super) fn session_of(&self, id: NodeId) -> Result<Arc<super::calls::Session>, CallError> {
         let peers = self.shared.peers.read();
         peers.get(&id).ok_or(CallError::Unreachable)?.session()
     }

@@ -186,7 +186,7 @@ impl Peer {
             .connect(address)
             .await
             .map_err(Failure::Unreachable)?;
-        let ours = shared.identity.hello();
+        let ours = shared.identity.hello_to(self.id);
         let (queue, frames) = outbox::channel(shared.config.outbox_limits());
         let hello = Envelope {
             call: 0,

@@ -191,7 +191,7 @@ impl Node for Service {
 }
 
 fn admit(shared: &Shared, theirs: &Hello) -> Result<(), String> {
-    identity::check(&shared.identity.hello(), theirs)?;
+    identity::check_caller(&shared.identity.hello(), theirs)?;
     shared.handler.accept(theirs)
 }
 

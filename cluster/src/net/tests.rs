@@ -347,6 +347,33 @@ async fn another_node_at_the_address_is_an_error_that_names_both() {
     connected(&a, &c).await;
 }
 
+/// An address at which another node is now: that a former one is looked for there must not cost the new one its stream.
+#[tokio::test]
+async fn a_handshake_that_is_meant_for_another_node_ends_no_stream() {
+    let (a, b) = (
+        TestNode::start(1, 7, 1).await,
+        TestNode::start(2, 7, 1).await,
+    );
+    a.knows(&b);
+    connected(&a, &b).await;
+    let former = NodeId(3);
+    let changes = a.network.changes();
+    for round in 0..5 {
+        a.network.set_peer(former, &b.address.to_string(), 0);
+        let is_refused = || {
+            let asked = a.network.session_of(former);
+            matches!(asked, Err(CallError::Refused(_)))
+        };
+        until("another node answers", is_refused).await;
+        a.network.remove_peer(former);
+        assert_eq!(a.ask(b.id, 1).await, Ok(2), "round {round}");
+    }
+    assert!(
+        !changes.has_changed().unwrap(),
+        "the stream to the new one ended"
+    );
+}
+
 #[tokio::test]
 async fn open_streams_end_when_a_node_joins_another_cluster() {
     let (a, b) = (

@@ -1,6 +1,7 @@
 //! Members that go: on their own (their replicas move first), because somebody wants them gone, or because they were away for
 //! too long.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use tracing::{info, warn};
 
 use super::node::Node;
 use crate::id::NodeId;
-use crate::membership::needed_by;
+use crate::membership::{holds_nothing, needed_by};
+
+/// So many T a member is down that is leaving and holds nothing, until it is taken for one that has left.
+const SILENT_TS: u32 = 5;
 
 /// Why a member does not leave.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,8 +138,7 @@ impl Node {
     fn holds_nothing(&self) -> bool {
         let meta = self.meta.read();
         let leaves = meta.members().get(&self.id).is_some_and(|me| me.leaving);
-        let mut placed = meta.placement().values();
-        leaves && placed.all(|placed| !placed.moving && !placed.members.contains(&self.id))
+        leaves && holds_nothing(self.id, meta.placement())
     }
 
     /// The last act of a member that leaves: its id is refused from then on, and its data directory starts no node any more.
@@ -159,21 +162,28 @@ impl Node {
         has_left
     }
 
-    /// As the leader of the meta group: removes members that were expelled, and such that were down for too long.
+    /// As the leader of the meta group: removes members that were expelled, such that were down for too long, and such that
+    /// had handed over all they held and could not say any more that they have left.
     pub(super) fn forget_the_gone(self: &Arc<Self>) {
         let Some(life) = self.life() else { return };
         let now = self.meta.time().now_ms();
         let after = self.config.forget_after;
         let gone = {
             let meta = self.meta.read();
-            let voters = self.meta_group.status().voters.iter().copied().collect();
-            let is_due = |member: &Member| {
+            let voters: BTreeSet<NodeId> =
+                self.meta_group.status().voters.iter().copied().collect();
+            let silent = self.config.node_down_after * SILENT_TS;
+            let is_due = |id: &NodeId, member: &Member| {
                 let away = Duration::from_millis(now.saturating_sub(member.since_ms));
-                member.expelled || after.is_some_and(|after| away >= after)
+                let has_handed_over =
+                    || !voters.contains(id) && holds_nothing(*id, meta.placement());
+                member.expelled
+                    || after.is_some_and(|after| away >= after)
+                    || member.leaving && away >= silent && has_handed_over()
             };
             let mut down = meta.members().iter().filter(|(_, member)| !member.up);
             let due = down.find(|(id, member)| {
-                is_due(member)
+                is_due(id, member)
                     && needed_by(**id, meta.members(), &voters, meta.placement()).is_none()
             });
             due.map(|(id, member)| (*id, member.name.clone()))

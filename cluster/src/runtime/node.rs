@@ -208,7 +208,8 @@ impl Node {
         }
     }
 
-    /// Tells the network where members are, and writes it down for the next start.
+    /// Tells the network where members are, and writes it down for the next start. Those that are members no more are not
+    /// called again: others may be at their addresses.
     pub(super) fn take_addresses<'a>(&self, members: impl Iterator<Item = &'a Member>) {
         let mut known: BTreeMap<NodeId, String> = self
             .store
@@ -224,6 +225,15 @@ impl Node {
             self.network
                 .set_peer(id, &member.advertise, member.incarnation);
             known.insert(NodeId(member.node_id), member.advertise.clone());
+        }
+        let gone: Vec<NodeId> = {
+            let meta = self.meta.read();
+            let called = self.network.peers().into_iter().map(|(id, _)| id);
+            called.filter(|id| meta.is_banned(*id)).collect()
+        };
+        for id in gone {
+            self.network.remove_peer(id);
+            known.remove(&id);
         }
         if known != before {
             let list: Vec<_> = known.into_iter().collect();

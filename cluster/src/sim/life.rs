@@ -9,7 +9,7 @@ use super::links::{Frame, LinkOut, Placing};
 use super::message::{Input, Kick, Message, Renewed};
 use super::net::MS;
 use super::process::Process;
-use super::sessions::Sessions;
+use super::sessions::{Asked, Sessions};
 use crate::barrier::Barrier;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::lease::Renewer;
@@ -76,7 +76,7 @@ pub struct Life {
     pub up_index: u64,
     pub proposers: BTreeMap<GroupId, Proposer>,
     renewer: Renewer,
-    pub barrier: Barrier<(usize, usize)>,
+    pub barrier: Barrier<Asked>,
     /// Orders that were not carried out yet, and the connection whose CONNACK waits for it.
     kicks: BTreeMap<Kick, Option<usize>>,
     /// Replies that count once their index is applied here.
@@ -279,14 +279,14 @@ impl Process {
     }
 
     /// A subscription waits until all that are Up have applied its route.
-    pub fn wait_for_barrier(&mut self, ctx: &mut Ctx, index: u64, subscription: (usize, usize)) {
+    pub fn wait_for_barrier(&mut self, ctx: &mut Ctx, index: u64, asked: Asked) {
         if ctx.broken == Some(Broken::Barrier) {
-            return self.passed(subscription);
+            return self.passed(asked);
         }
         let up = self.up_since();
         if let Some(life) = &mut self.life {
             life.barrier.handle_members(&up);
-            life.barrier.handle_wait(index, subscription);
+            life.barrier.handle_wait(index, asked);
         }
     }
 
@@ -314,9 +314,7 @@ impl Process {
                 index,
             });
         }
-        passed
-            .into_iter()
-            .for_each(|subscription| self.passed(subscription));
+        passed.into_iter().for_each(|asked| self.passed(asked));
     }
 
     pub fn ask_again(&mut self, node: NodeRef) {

@@ -107,8 +107,9 @@ fn promises_hold_whatever_happens() {
         total.wills,
         total.takeovers,
     ];
+    // Nodes go down in about every seed, and all else happens far more often.
     assert!(
-        seeds == 1 || happened.iter().all(|count| *count > seeds),
+        seeds == 1 || happened.iter().all(|count| *count > seeds / 2),
         "too little happens: {total:?}"
     );
 }

@@ -120,7 +120,7 @@ impl Process {
             return;
         };
         let wants = |connected: &super::sessions::Connected| {
-            let mut filters = connected.filters.iter();
+            let mut filters = connected.filters.keys();
             filters.any(|filter| matches(*filter, msg.topic))
         };
         let all = sessions.connected.iter();

@@ -23,7 +23,8 @@ const FORMER_WAIT: u64 = 500 * MS;
 pub struct Connected {
     client: usize,
     epoch: u64,
-    pub filters: BTreeSet<usize>,
+    /// Each with the number of the SUBSCRIBE since which it stands.
+    pub filters: BTreeMap<usize, u64>,
     /// What the client sent and was not read yet.
     inbox: VecDeque<Want>,
     /// A retained publish is being committed; others wait behind it.
@@ -31,17 +32,26 @@ pub struct Connected {
     pub blocked: VecDeque<u64>,
 }
 
+/// A SUBSCRIBE that waits. Its number tells it from a later one of the same filter, with an UNSUBSCRIBE between them: what was
+/// given up vouches for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    conn: usize,
+    filter: usize,
+    number: u64,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub enum Ack {
     Publish(u64),
-    Subscribe(usize, usize),
+    Subscribe(Asked),
 }
 
 /// A route with a proposal under way.
 #[derive(Debug)]
 struct Unsettled {
     wanted: bool,
-    waiters: Vec<usize>,
+    waiters: Vec<Asked>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +66,9 @@ pub struct Sessions {
     vanished: BTreeSet<usize>,
     unsettled: BTreeMap<usize, Unsettled>,
     pub acks: VecDeque<Ack>,
-    passed: Vec<(usize, usize)>,
+    passed: Vec<Asked>,
+    /// SUBSCRIBEs so far.
+    asked: u64,
 }
 
 /// Why a connection ends.
@@ -186,7 +198,7 @@ impl Process {
         let connected = Connected {
             client,
             epoch,
-            filters: BTreeSet::new(),
+            filters: BTreeMap::new(),
             inbox: VecDeque::new(),
             retaining: false,
             blocked: VecDeque::new(),
@@ -232,7 +244,7 @@ impl Process {
         }
         ctx.note(|| format!("c{client}, conn {conn}: {end:?}"));
         ctx.closed(conn);
-        for filter in connected.filters {
+        for filter in connected.filters.into_keys() {
             self.withdraw(ctx, filter);
         }
         let group = group_of(client, groups);
@@ -260,14 +272,12 @@ impl Process {
         };
         let me = life.me;
         let passed = std::mem::take(&mut life.sessions.passed);
-        let acks = passed
-            .into_iter()
-            .map(|(conn, filter)| Ack::Subscribe(conn, filter));
+        let acks = passed.into_iter().map(Ack::Subscribe);
         life.sessions.acks.extend(acks);
         for ack in std::mem::take(&mut life.sessions.acks) {
             let (conn, number) = match ack {
                 Ack::Publish(message) => (ctx.messages[message as usize].conn, message),
-                Ack::Subscribe(conn, filter) => (conn, filter as u64),
+                Ack::Subscribe(asked) => (asked.conn, asked.filter as u64),
             };
             let Some(connected) = life.sessions.connected.get(&conn) else {
                 continue;
@@ -275,11 +285,14 @@ impl Process {
             ctx.oracle.serves(conn, me, (ctx.now, ctx.calm_since));
             match ack {
                 Ack::Publish(message) => ctx.oracle.acked(message, me),
-                Ack::Subscribe(conn, filter) if connected.filters.contains(&filter) => {
+                Ack::Subscribe(asked) => {
+                    let filter = asked.filter;
+                    if connected.filters.get(&filter) != Some(&asked.number) {
+                        continue;
+                    }
                     ctx.oracle.subscribed(conn, filter, me, ctx.now);
                     ctx.input(self.idx, 0, Input::Replay { conn, filter });
                 }
-                Ack::Subscribe(..) => continue,
             }
             ctx.note(|| format!("{me}: conn {conn} is told {ack:?} {number}"));
         }
@@ -297,17 +310,26 @@ impl Process {
 
     fn read(&mut self, ctx: &mut Ctx, conn: usize, want: Want) {
         let Some(me) = self.me() else { return };
-        let Some(connected) = self.sessions().and_then(|s| s.connected.get_mut(&conn)) else {
+        let Some(sessions) = self.sessions() else {
+            return;
+        };
+        let Some(connected) = sessions.connected.get_mut(&conn) else {
             return;
         };
         ctx.note(|| format!("{me}: conn {conn} wants {want:?}"));
         match want {
             Want::Subscribe(filter) => {
-                connected.filters.insert(filter);
-                self.announce(ctx, conn, filter);
+                sessions.asked += 1;
+                let number = *connected.filters.entry(filter).or_insert(sessions.asked);
+                let asked = Asked {
+                    conn,
+                    filter,
+                    number,
+                };
+                self.announce(ctx, asked);
             }
             Want::Unsubscribe(filter) => {
-                if connected.filters.remove(&filter) {
+                if connected.filters.remove(&filter).is_some() {
                     ctx.oracle.unsubscribed(conn, filter);
                     self.withdraw(ctx, filter);
                 }
@@ -330,7 +352,7 @@ impl Process {
         let sessions = self.life.as_ref().map(|life| &life.sessions);
         sessions.is_some_and(|sessions| {
             let mut all = sessions.connected.values();
-            all.any(|connected| connected.filters.contains(&filter))
+            all.any(|connected| connected.filters.contains_key(&filter))
         })
     }
 
@@ -344,18 +366,19 @@ impl Process {
         (value > 0).then_some(index)
     }
 
-    fn announce(&mut self, ctx: &mut Ctx, conn: usize, filter: usize) {
+    fn announce(&mut self, ctx: &mut Ctx, asked: Asked) {
+        let filter = asked.filter;
         let settled = self.own_route(filter);
         let Some(sessions) = self.sessions() else {
             return;
         };
         if let Some(entry) = sessions.unsettled.get_mut(&filter) {
             entry.wanted = true;
-            entry.waiters.push(conn);
+            entry.waiters.push(asked);
         } else if let Some(index) = settled {
-            self.wait_for_barrier(ctx, index, (conn, filter));
+            self.wait_for_barrier(ctx, index, asked);
         } else {
-            let waiters = vec![conn];
+            let waiters = vec![asked];
             let entry = Unsettled {
                 wanted: true,
                 waiters,
@@ -405,15 +428,15 @@ impl Process {
             return self.set_route(ctx, filter, wanted);
         }
         let waiters = sessions.unsettled.remove(&filter).map(|e| e.waiters);
-        for conn in waiters.unwrap_or_default() {
-            self.wait_for_barrier(ctx, index, (conn, filter));
+        for asked in waiters.unwrap_or_default() {
+            self.wait_for_barrier(ctx, index, asked);
         }
     }
 
     /// The barrier let a subscription through.
-    pub fn passed(&mut self, subscription: (usize, usize)) {
+    pub fn passed(&mut self, asked: Asked) {
         if let Some(sessions) = self.sessions() {
-            sessions.passed.push(subscription);
+            sessions.passed.push(asked);
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod one_connection;
 pub mod order;
 #[cfg(test)]
 mod script;
+pub mod shared;
 pub mod view;
 pub mod wills;
 
@@ -42,6 +43,7 @@ impl fmt::Display for Violation {
 pub fn check(events: &[Event]) -> Vec<Violation> {
     let view = View::new(events);
     let mut found = acked::check(&view);
+    found.extend(shared::check(&view));
     found.extend(one_connection::check(&view));
     found.extend(wills::check(&view));
     found.extend(kept::check(&view));
@@ -62,6 +64,7 @@ pub fn outstanding(events: &[Event]) -> Vec<Violation> {
     });
     let view = View::new(&settled);
     let mut found = acked::check(&view);
+    found.extend(shared::check(&view));
     found.extend(wills::check(&view));
     found
 }

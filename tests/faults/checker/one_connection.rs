@@ -1,5 +1,6 @@
 //! P4: of two connections of one client id the older is closed. A former owner that cannot be reached may serve it until
-//! its lease ends, which is before T; later the older connection must get nothing, and it ends.
+//! its lease ends, which is before T; later the older connection must get nothing, and it ends. Of two whose CONNECTs were
+//! under way together nobody can tell which is the older: one of them is closed.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,11 @@ pub fn check(view: &View<'_>) -> Vec<Violation> {
     for mut connections in clients.into_values() {
         connections.sort_by_key(|(connected, _)| *connected);
         for pair in connections.windows(2) {
-            found.extend(overlap(view, pair[0].1, pair[1]));
+            let (first, second) = (pair[0], pair[1]);
+            let violation = overlap(view, first.1, second);
+            let is_either = second.1.connecting < first.0;
+            let is_closed = || overlap(view, second.1, first).is_none();
+            found.extend(violation.filter(|_| !is_either || !is_closed()));
         }
     }
     found
@@ -68,7 +73,7 @@ fn overlap(
 mod tests {
     use super::super::script::{Script, count};
     use super::check;
-    use crate::history::Side;
+    use crate::history::{Side, What};
 
     /// #1 and, from 1,000 on, #2 of the same client.
     fn taken_over() -> Script {
@@ -92,6 +97,40 @@ mod tests {
     fn older_connection_may_be_served_until_the_lease_ends() {
         let script = taken_over().gets(2_900, 1, 7).ended(8_000, 1, Side::Broker);
         assert_eq!(count(&script.settled(9_000), check), 0);
+    }
+
+    /// #1 and #2 of the same client, of which #1 heard first that it is accepted.
+    fn at_the_same_time() -> Script {
+        let connecting = || What::Connecting {
+            client: "twin".to_owned(),
+            node: 1,
+            will: None,
+        };
+        let connected = || What::Connected {
+            session_present: false,
+        };
+        let script = Script::default().add(0, 1, connecting());
+        let script = script.add(500, 2, connecting()).add(1_000, 1, connected());
+        script.add(1_001, 2, connected())
+    }
+
+    #[test]
+    fn either_of_two_that_connect_at_the_same_time_may_be_the_older() {
+        for (closed, served) in [(1, 2), (2, 1)] {
+            let script = at_the_same_time().ended(1_002, closed, Side::Broker);
+            let script = script.gets(6_000, served, 7);
+            assert_eq!(count(&script.settled(9_000), check), 0, "{served}");
+        }
+    }
+
+    #[test]
+    fn both_of_two_that_connect_at_the_same_time_being_served_is_a_violation() {
+        let script = at_the_same_time().gets(6_000, 1, 7).gets(6_000, 2, 8);
+        let script = script
+            .ended(6_001, 1, Side::Broker)
+            .ended(6_001, 2, Side::Broker);
+        assert_eq!(count(&script.settled(9_000), check), 1);
+        assert_eq!(count(&at_the_same_time().settled(9_000), check), 1);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! P9: at each subscriber's connection, the messages of one publishing connection, topic and QoS come in the order in which
-//! they were sent; and QoS 2 comes once. Replays of retained messages stand outside of that order.
+//! they were sent; and QoS 2 comes once. Replays of retained messages stand outside of that order, and so does what came to a
+//! member of a shared subscription when it may have been with another first: what that one held comes behind what came
+//! meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::view::Connection;
+use super::shared::{may_be_handed_over, shared_filter};
+use super::view::{Connection, matches};
 use super::{View, Violation};
 
 pub fn check(view: &View<'_>) -> Vec<Violation> {
@@ -45,7 +48,12 @@ fn out_of_order(view: &View<'_>, subscriber: &Connection) -> Vec<Violation> {
         let stream = (message.conn, message.topic.as_str(), message.qos);
         // Numbers of one connection rise in the order of sending.
         let before = newest.entry(stream).or_insert(message.number);
-        if *before > message.number {
+        let is_late = *before > message.number;
+        let excused = || {
+            is_shared(subscriber, &message.topic)
+                && may_be_handed_over(view, message.sent, delivery.at)
+        };
+        if is_late && !excused() {
             let Connection { number, node, .. } = subscriber;
             report(format!(
                 "message {} came to #{number} at n{node} behind {before}, which was sent later",
@@ -57,11 +65,17 @@ fn out_of_order(view: &View<'_>, subscriber: &Connection) -> Vec<Violation> {
     found
 }
 
+/// Whether the topic comes to this connection as a member of a group.
+fn is_shared(subscriber: &Connection, topic: &str) -> bool {
+    let mut asked = subscriber.asked.iter();
+    asked.any(|(_, asked)| shared_filter(asked).is_some_and(|filter| matches(filter, topic)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::script::{Script, count};
     use super::check;
-    use crate::history::What;
+    use crate::history::{Kind, Phase, Side, What};
 
     fn three_sent() -> Script {
         let script = Script::default()
@@ -116,6 +130,46 @@ mod tests {
             ),
             2
         );
+    }
+
+    /// Members #1 and #2, and messages 1 and 2 of #3.
+    fn shared() -> Script {
+        let script = Script::default().connects(0, 1, 1).connects(0, 2, 2);
+        let script = script.subscribed(10, 1, "$share/g/+");
+        let script = script.subscribed(10, 2, "$share/g/+").connects(20, 3, 3);
+        script.sends_shared(9_000, 3, 1).sends_shared(9_001, 3, 2)
+    }
+
+    #[test]
+    fn message_that_another_member_may_have_held_may_come_late() {
+        let script = shared().gets(9_010, 1, 2).ended(9_020, 2, Side::Client);
+        assert_eq!(count(&script.gets(9_030, 1, 1), check), 0);
+        let script = shared().gets(9_010, 1, 2);
+        let script = script.fault(9_020, 2, Kind::PauseLong, Phase::Begins);
+        assert_eq!(count(&script.gets(12_000, 1, 1), check), 0);
+    }
+
+    #[test]
+    fn later_message_first_is_a_violation_at_a_member_too() {
+        let script = shared().gets(9_010, 1, 2).gets(9_030, 1, 1);
+        assert_eq!(count(&script, check), 1);
+        // Whatever happened long before.
+        let script = Script::default().connects(0, 1, 1).connects(0, 2, 2);
+        let script = script.subscribed(10, 1, "$share/g/+");
+        let script = script.subscribed(10, 2, "$share/g/+").connects(20, 3, 3);
+        let script = script.ended(1_000, 2, Side::Client);
+        let script = script.sends_shared(9_000, 3, 1).sends_shared(9_001, 3, 2);
+        let script = script.gets(9_010, 1, 2).gets(9_030, 1, 1);
+        assert_eq!(count(&script, check), 1);
+    }
+
+    #[test]
+    fn end_of_a_member_excuses_nobody_else() {
+        let script = three_sent()
+            .connects(23, 4, 4)
+            .subscribed(24, 4, "$share/g/+");
+        let script = script.ended(25, 4, Side::Client);
+        assert_eq!(count(&script.gets(30, 1, 2).gets(31, 1, 1), check), 1);
     }
 
     #[test]

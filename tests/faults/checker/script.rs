@@ -1,6 +1,6 @@
 //! Histories for the tests of the checker, written by hand: times in milliseconds, in the order in which they are given.
 
-use crate::history::{Ack, Event, Kind, NOBODY, Phase, Side, What};
+use crate::history::{Ack, Body, Event, Kind, NOBODY, Phase, Side, What};
 
 #[derive(Default)]
 pub struct Script {
@@ -56,33 +56,61 @@ impl Script {
             )
     }
 
-    pub fn subscribed(self, at: u64, conn: u32, filter: &str) -> Self {
+    pub fn asks(self, at: u64, conn: u32, filter: &str) -> Self {
         let filter = filter.to_owned();
-        self.add(at, conn, What::Subscribed { filter, code: 2 })
+        self.add(at, conn, What::Subscribing { filter, qos: 2 })
+    }
+
+    /// Asked for and granted at once.
+    pub fn subscribed(self, at: u64, conn: u32, filter: &str) -> Self {
+        let script = self.asks(at, conn, filter);
+        let filter = filter.to_owned();
+        script.add(at, conn, What::Subscribed { filter, code: 2 })
     }
 
     /// A message on topic `t` at QoS 2.
     pub fn sends(self, at: u64, conn: u32, message: u64) -> Self {
-        self.publishes(at, conn, message, "t", false)
+        self.publishes(at, conn, message, "t", 2)
+    }
+
+    /// A message of QoS 1 to those who share `t`.
+    pub fn sends_shared(self, at: u64, conn: u32, message: u64) -> Self {
+        self.publishes(at, conn, message, "t", 1)
+    }
+
+    fn publishes(self, at: u64, conn: u32, message: u64, topic: &str, qos: u8) -> Self {
+        let what = What::Published {
+            message,
+            topic: topic.to_owned(),
+            qos,
+            retain: false,
+            body: Body::Number,
+        };
+        self.add(at, conn, what)
     }
 
     /// A retained message on topic `t` at QoS 2.
     pub fn sends_retained(self, at: u64, conn: u32, message: u64) -> Self {
-        self.publishes(at, conn, message, "t", true)
+        self.retains(at, conn, message, Body::Number)
     }
 
-    fn publishes(self, at: u64, conn: u32, message: u64, topic: &str, retain: bool) -> Self {
-        let topic = topic.to_owned();
-        self.add(
-            at,
-            conn,
-            What::Published {
-                message,
-                topic,
-                qos: 2,
-                retain,
-            },
-        )
+    pub fn deletes_retained(self, at: u64, conn: u32, message: u64) -> Self {
+        self.retains(at, conn, message, Body::Nothing)
+    }
+
+    pub fn retains_briefly(self, at: u64, conn: u32, message: u64) -> Self {
+        self.retains(at, conn, message, Body::Brief)
+    }
+
+    fn retains(self, at: u64, conn: u32, message: u64, body: Body) -> Self {
+        let what = What::Published {
+            message,
+            topic: "t".to_owned(),
+            qos: 2,
+            retain: true,
+            body,
+        };
+        self.add(at, conn, what)
     }
 
     pub fn acked(self, at: u64, conn: u32, message: u64) -> Self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Ack, Event, Kind, Phase, Side, What};
+use crate::history::{Ack, Body, Event, Kind, Phase, Side, What};
 
 /// Microseconds since the run began.
 pub type Micros = u64;
@@ -27,6 +27,8 @@ pub struct Connection {
     pub connected: Option<Micros>,
     pub leaving: Option<Micros>,
     pub ended: Option<(Micros, Side)>,
+    /// Filters that were asked for, granted or not, and when.
+    pub asked: Vec<(Micros, String)>,
     /// Granted filters: when SUBACK came, the filter, the granted QoS.
     pub subscriptions: Vec<(Micros, String, u8)>,
     /// In the order in which they came.
@@ -51,6 +53,7 @@ pub struct Message {
     pub topic: String,
     pub qos: u8,
     pub retain: bool,
+    pub body: Body,
     pub sent: Micros,
     /// When its PUBACK or PUBREC of success came.
     pub acked: Option<Micros>,
@@ -115,6 +118,18 @@ impl<'a> View<'a> {
             .any(|fault| fault.node == node && overlaps(fault))
     }
 
+    /// Whether the broker ended a connection at `node` from `from` to `to` that neither its client nor a takeover asked to
+    /// end: a node that is declared Down closes all its clients, scheduled fault or not.
+    pub fn lost_clients(&self, node: u8, from: Micros, to: Micros) -> bool {
+        let dropped = |one: &Connection| {
+            let lost = one
+                .ended
+                .is_some_and(|(at, by)| by == Side::Broker && (from..=to).contains(&at));
+            one.node == node && one.leaving.is_none() && lost && !self.taken_over(one)
+        };
+        self.connections.values().any(dropped)
+    }
+
     /// Whether the end of a connection may come from a newer one of the same client.
     pub fn taken_over(&self, older: &Connection) -> bool {
         let mut newer = self
@@ -137,6 +152,7 @@ impl<'a> View<'a> {
                 topic,
                 qos,
                 retain,
+                body,
             } => {
                 let published = Message {
                     number: *message,
@@ -144,6 +160,7 @@ impl<'a> View<'a> {
                     topic: topic.clone(),
                     qos: *qos,
                     retain: *retain,
+                    body: *body,
                     sent: at,
                     acked: None,
                 };
@@ -203,6 +220,7 @@ impl Connection {
             connected: None,
             leaving: None,
             ended: None,
+            asked: Vec::new(),
             subscriptions: Vec::new(),
             deliveries: Vec::new(),
             acks: Vec::new(),
@@ -215,6 +233,7 @@ impl Connection {
             What::Connected { .. } => self.connected = Some(at),
             What::Leaving => self.leaving = Some(at),
             What::Ended { by } => self.ended = Some((at, *by)),
+            What::Subscribing { filter, .. } => self.asked.push((at, filter.clone())),
             What::Subscribed { filter, code } => {
                 self.acks.push(at);
                 if *code < 0x80 {
@@ -239,7 +258,7 @@ impl Connection {
 }
 
 /// Whether a filter matches a topic; topics here never begin with `$`.
-fn matches(filter: &str, topic: &str) -> bool {
+pub fn matches(filter: &str, topic: &str) -> bool {
     let mut levels = topic.split('/');
     for wanted in filter.split('/') {
         if wanted == "#" {

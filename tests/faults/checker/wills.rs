@@ -3,12 +3,11 @@
 //!
 //! It must come where the client or the node went without a word. Where the broker ended the connection (a drain fires
 //! none, a takeover or a node without a quorum does) it may. A DISCONNECT counts only where its node was well from T before
-//! it to T after the end: a node that is declared Down meanwhile may not have told the others. Such a node closes all its
-//! clients, scheduled fault or not.
+//! it to T after the end: a node that is declared Down meanwhile may not have told the others.
 
 use super::view::{Connection, Micros};
 use super::{MARGIN_MS, View, Violation};
-use crate::history::{Kind, Side};
+use crate::history::Side;
 use crate::schedule::NODE_DOWN_AFTER_MS;
 
 const T: Micros = NODE_DOWN_AFTER_MS * 1_000;
@@ -73,7 +72,7 @@ fn must_come(view: &View<'_>, owner: &Connection) -> bool {
     };
     let drained = |fault: &super::view::Fault| {
         fault.node == owner.node
-            && fault.kind == Kind::Term
+            && fault.kind.drains()
             && fault.begins <= ended + T
             && fault.over.is_none_or(|over| over >= ended)
     };
@@ -86,13 +85,7 @@ fn must_not_come(view: &View<'_>, owner: &Connection) -> bool {
         return false;
     };
     let (from, to) = (leaving.saturating_sub(T), ended + T + MARGIN);
-    let dropped = |other: &Connection| {
-        let lost = other
-            .ended
-            .is_some_and(|(at, by)| by == Side::Broker && (from..=to).contains(&at));
-        other.node == owner.node && other.leaving.is_none() && lost && !view.taken_over(other)
-    };
-    let excused = view.connections.values().any(dropped);
+    let excused = view.lost_clients(owner.node, from, to);
     owner.connected.is_some() && !excused && !view.faulty(owner.node, from, to)
 }
 

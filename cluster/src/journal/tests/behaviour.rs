@@ -2,7 +2,9 @@
 
 use std::sync::mpsc;
 
-use super::super::{Journal, JournalStats};
+use super::super::spare::segment_name;
+use super::super::{Journal, JournalStats, format};
+use super::sim::LIMIT;
 use super::*;
 
 const ONE: GroupId = GroupId(1);
@@ -111,6 +113,37 @@ fn one_batch_is_one_sync() {
     rig.turn().unwrap();
     assert_eq!(rig.shared.stats().fsyncs, 1);
     assert_eq!(rig.shared.stats().appended, 10);
+}
+
+/// Group commit over all groups: what comes while a flush is under way is in the next one, however many groups it is of.
+#[test]
+fn groups_that_wait_for_a_flush_share_the_next_one() {
+    let disk = SimDisk::new();
+    let journal = Journal::start(Arc::new(disk.clone()), small()).unwrap();
+    let (tell, told) = mpsc::channel();
+    let submit = |group| {
+        let tell = tell.clone();
+        let done: Done = Box::new(move |result| tell.send((group, result)).unwrap());
+        journal.append(GroupId(group), records(1, 1, 50), done);
+    };
+    let first = disk.hold_sync();
+    submit(0);
+    first.wait();
+    (1..=8).for_each(submit);
+    assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+    let second = disk.hold_sync();
+    first.go_on();
+    second.wait();
+    // All are written, at once, and only the one of the first flush has an answer.
+    let written = disk.last_write(&segment_name(1));
+    assert_eq!(written, 8 * format::record_size(50));
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [(0, Ok(()))]);
+    second.go_on();
+    for group in 1..=8 {
+        assert_eq!(told.recv_timeout(LIMIT), Ok((group, Ok(()))));
+    }
+    journal.shutdown();
+    assert_eq!(journal.stats().fsyncs, 2);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -11,6 +12,8 @@ use super::super::disk::{Disk, DiskFile};
 use super::Dice;
 
 const SECTOR: usize = 512;
+/// How long a thread may take to get somewhere.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a crash does to writes that are not synced.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +73,31 @@ struct State {
     fault: Option<Fault>,
     /// A write was cut short for lack of room, so the next fails.
     no_room: bool,
+    /// The writer's next sync waits here.
+    gate: Option<Gate>,
+}
+
+/// Where a sync says that it has begun, and is let go on.
+struct Gate {
+    begun: mpsc::Sender<()>,
+    go_on: mpsc::Receiver<()>,
+}
+
+/// A sync to come, which takes until it is let go on.
+pub(super) struct Held {
+    begun: mpsc::Receiver<()>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Held {
+    /// Waits until it is under way.
+    pub(super) fn wait(&self) {
+        self.begun.recv_timeout(LIMIT).expect("a sync begins");
+    }
+
+    pub(super) fn go_on(self) {
+        self.go_on.send(()).expect("the sync waits");
+    }
 }
 
 #[derive(Clone)]
@@ -289,6 +317,28 @@ impl SimDisk {
         self.0.lock().fault = Some(fault);
     }
 
+    /// Holds the next sync of the writer's thread.
+    pub(super) fn hold_sync(&self) -> Held {
+        let ((begin, begun), (go_on, gone_on)) = (mpsc::channel(), mpsc::channel());
+        self.0.lock().gate = Some(Gate {
+            begun: begin,
+            go_on: gone_on,
+        });
+        Held { begun, go_on }
+    }
+
+    /// Waits at the gate, if there is one and this is the writer.
+    fn pass_gate(&self) {
+        if std::thread::current().name() != Some("journal") {
+            return;
+        }
+        let gate = self.0.lock().gate.take();
+        if let Some(gate) = gate {
+            gate.begun.send(()).expect("the test waits");
+            gate.go_on.recv_timeout(LIMIT).expect("it is let go on");
+        }
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.0.lock().names.keys().cloned().collect()
     }
@@ -434,6 +484,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.pass_gate();
         let mut state = self.disk.0.lock();
         if state.fault == Some(Fault::Sync) {
             return Err(io::Error::other("the disk is gone"));
