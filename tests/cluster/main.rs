@@ -5,6 +5,7 @@
 mod access;
 mod barrier;
 mod bootstrap;
+mod clocks;
 mod common;
 mod discovery;
 mod drain;
@@ -32,6 +33,9 @@ mod sockets;
 mod sys;
 mod takeover;
 mod tls;
+#[allow(dead_code)]
+#[path = "../faults/upset.rs"]
+mod upset;
 mod websocket;
 mod withdrawn;
 mod words;
