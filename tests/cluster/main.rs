@@ -10,6 +10,7 @@ mod common;
 mod discovery;
 mod drain;
 mod founding;
+mod goodbyes;
 mod hostile;
 mod idle;
 mod interruptions;
