@@ -1,12 +1,17 @@
 //! A node that sends its clients away: when each is told to go, and where to. A client is told at a set rate, so that thousands
 //! do not arrive at the other nodes at once, and goes once it has what waited for it, as far as the time for all of them
 //! allows. No will is published for that.
+//!
+//! ```text
+//!  served -- its turn comes --> going -- it has all --> silent -- the cluster knows --> told, closed
+//! ```
+//! From `silent` on nothing is read from it and nothing more sent to it: as soon as the cluster knows that its connection is over another
+//! node may serve it. It is told only then: it may be there at once, and that would be a takeover, with its will.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flotte_cluster::wire::Close;
 use flotte_mqtt::ByteStr;
 use flotte_mqtt::reason::ReasonCode;
 use metrics::gauge;
@@ -29,10 +34,10 @@ const TELLING: f64 = 0.7;
 /// A client with messages always under way is not waited for any longer than for those that stood in its line, once it
 /// had this long for a moment without any.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long the commit of an end may take before the client is told nevertheless.
-const COMMIT_MAX: Duration = Duration::from_secs(2);
-/// How long after that commit a client is still given what comes.
+/// How long a client that has all may be in the middle of something that came since.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How much longer than the time for all of them the cluster may take to know. Then they are told nevertheless.
+const COMMIT_MAX: Duration = Duration::from_secs(2);
 /// For the ends of the connections to be committed, and for the last words to be read, when the time is over.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -51,6 +56,12 @@ pub struct Departures {
     departure: Mutex<Option<Departure>>,
     /// Raised by every reference, so that they are spread over the other nodes.
     turn: AtomicUsize,
+    /// Clients that are to be told once the cluster knows of the ends of their connections.
+    silent: AtomicUsize,
+    /// Those that were told before.
+    too_early: AtomicUsize,
+    /// It is not waited for that any longer.
+    over: CancellationToken,
 }
 
 impl Departures {
@@ -60,6 +71,31 @@ impl Departures {
         if *begun != Some(Departure::ForGood) {
             *begun = Some(departure);
         }
+    }
+
+    /// A client is served no more, and will be told.
+    pub fn falls_silent(&self) {
+        self.silent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Resolves when one of those may be told: the cluster knows, or there is no time to wait for that.
+    pub async fn may_be_told(&self, commit: JoinHandle<()>) {
+        tokio::select! {
+            biased;
+            _ = commit => {}
+            () = self.over.cancelled() => {
+                self.too_early.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// It is told.
+    pub fn told(&self) {
+        self.silent.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn silent(&self) -> usize {
+        self.silent.load(Ordering::Acquire)
     }
 
     /// What clients are told that come, or have to go; none while they are taken.
@@ -106,12 +142,13 @@ pub async fn send_away(shared: &Arc<Shared>, until: Instant, hurry: &Cancellatio
     };
     let end = async {
         if !in_time {
-            warn!(
-                clients = round.left(),
-                "closed before they had all that waited for them"
-            );
+            round.say_what_is_left(shared);
             round.hurries = true;
-            round.run(shared).await;
+            let mut told = std::pin::pin!(round.run(shared));
+            if tokio::time::timeout(COMMIT_MAX, &mut told).await.is_err() {
+                shared.departures.over.cancel();
+                told.await;
+            }
         }
         // The last words are on their way, and what clients published before.
         while shared.closing.load(Ordering::Acquire) > 0 {
@@ -120,6 +157,13 @@ pub async fn send_away(shared: &Arc<Shared>, until: Instant, hurry: &Cancellatio
     };
     if tokio::time::timeout(CLOSE_GRACE, end).await.is_err() {
         warn!("some connections did not close in time");
+    }
+    let clients = shared.departures.too_early.load(Ordering::Relaxed);
+    if clients > 0 {
+        warn!(
+            clients,
+            "told to go before the cluster knew that they went: their groups have no quorum, and their wills may be published"
+        );
     }
     gauge!("flotte_drain_clients_left").set(0.0);
 }
@@ -149,11 +193,8 @@ struct Going {
     since: Instant,
     /// The end of its line when its turn came.
     line_end: u64,
-    /// The commit of the end of its connection, and since when. It is told when that is done: it may be back at another node at
-    /// once, and that would be a takeover, with its will, if the cluster did not know.
-    closing: Option<(JoinHandle<()>, Instant)>,
-    /// Since when the cluster knows, or does not answer.
-    known: Option<Instant>,
+    /// Since when it has all.
+    ready: Option<Instant>,
 }
 
 impl Going {
@@ -168,27 +209,15 @@ impl Going {
         has_all && self.session.inbound().lock().is_settled()
     }
 
-    /// Goes on with what is to be done for it.
-    fn advance(&mut self, shared: &Arc<Shared>, hurries: bool) {
-        let Some((closing, since)) = &self.closing else {
-            if hurries || self.has_all() {
-                let close = Close {
-                    client: self.session.client.as_bytes().clone(),
-                    epoch: self.session.epoch(),
-                    discard_will: true,
-                    expiry_s: None,
-                };
-                self.closing = Some((shared.commit_close(close), Instant::now()));
-            }
+    /// Has its connection end where it can: between two messages, if that comes soon.
+    fn advance(&mut self, hurries: bool) {
+        if self.ready.is_none() && !hurries && !self.has_all() {
             return;
-        };
-        if closing.is_finished() || since.elapsed() >= COMMIT_MAX {
-            let known = *self.known.get_or_insert_with(Instant::now);
-            // What came meanwhile is still for this client.
-            let is_patient = known.elapsed() < LAST_WORDS && !hurries;
-            self.session
-                .wake(if is_patient { Wake::DRAIN } else { Wake::GO });
         }
+        let ready = self.ready.get_or_insert_with(Instant::now);
+        let is_patient = ready.elapsed() < LAST_WORDS && !hurries;
+        self.session
+            .wake(if is_patient { Wake::DRAIN } else { Wake::GO });
     }
 }
 
@@ -208,7 +237,24 @@ impl Round {
         self.untold.len() + self.going.len()
     }
 
-    /// Resolves when all are gone, those included that were being let in meanwhile.
+    /// The time is over.
+    fn say_what_is_left(&self, shared: &Shared) {
+        let (served, silent) = (self.left(), shared.departures.silent());
+        if served > 0 {
+            warn!(
+                clients = served,
+                "closed before they had all that waited for them"
+            );
+        }
+        if silent > 0 {
+            warn!(
+                clients = silent,
+                "the ends of their connections are not committed yet"
+            );
+        }
+    }
+
+    /// Resolves when all are told, those included that were being let in meanwhile.
     async fn run(&mut self, shared: &Arc<Shared>) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -217,10 +263,11 @@ impl Round {
             self.tell();
             self.going.retain(|going| going.session.is_connected());
             for going in &mut self.going {
-                going.advance(shared, self.hurries);
+                going.advance(self.hurries);
             }
-            gauge!("flotte_drain_clients_left").set(self.left() as f64);
-            if self.left() > 0 || shared.registry.is_opening() {
+            let left = self.left() + shared.departures.silent();
+            gauge!("flotte_drain_clients_left").set(left as f64);
+            if left > 0 || shared.registry.is_opening() {
                 continue;
             }
             self.untold = connected(shared);
@@ -245,8 +292,7 @@ impl Round {
                 session,
                 since: Instant::now(),
                 line_end,
-                closing: None,
-                known: None,
+                ready: None,
             });
         }
     }

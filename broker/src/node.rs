@@ -7,6 +7,7 @@ use std::time::Duration;
 use flotte_cluster::config::{Discover, RetainedLimits};
 use flotte_cluster::handle::{self, Cluster, Death, StartError};
 use flotte_cluster::journal::JournalError;
+use flotte_cluster::level::FeatureLevel;
 use flotte_cluster::store::StoreError;
 use flotte_mqtt::session::{InboundConfig, OutboundConfig, Overflow};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -475,5 +476,6 @@ fn cluster_config(config: &Config, listeners: &[Listener]) -> handle::Config {
             .retained
             .max_payload
             .map_or(usize::MAX, |size| size.as_usize()),
+        feature_level: FeatureLevel::KNOWN,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flotte_proto::Endpoint;
 
+use crate::level::FeatureLevel;
 pub use crate::meta::RetainedLimits;
 
 /// Longest election timeout of the meta group, in ms.
@@ -48,6 +49,8 @@ pub struct Config {
     pub retained: RetainedLimits,
     /// The largest payload that they may have retained, in bytes.
     pub retained_payload_max: usize,
+    /// The highest that this node knows: [`FeatureLevel::KNOWN`], but in tests.
+    pub feature_level: FeatureLevel,
 }
 
 /// How DNS names nodes.

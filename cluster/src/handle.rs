@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::id::{NodeId, NodeRef};
 use crate::lease::Lease;
+use crate::level::FeatureLevel;
 use crate::link::{Lane, Placed, Pushed};
 use crate::meta::{Destinations, Retained, ShareMembers};
 use crate::runtime::{Life, Node};
@@ -355,6 +356,11 @@ impl Cluster {
         let reply =
             life.propose_session(group, flotte_proto::session_command::Command::Close(close));
         Box::pin(async move { reply.await.map(|_| ()) })
+    }
+
+    /// What all members understand, and no longer do not: what came with a later level is not used yet.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.node.meta().read().feature_level()
     }
 
     /// What is known of the cluster, for people and dashboards.

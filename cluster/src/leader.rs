@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::id::NodeId;
-use crate::raft::{Group, ProposeError, SubmitError};
-use crate::state_time::{LeaderClock, Standing, StateTime};
+use crate::raft::{Group, ProposeError, Role, SubmitError};
+use crate::state_time::{LeaderClock, StateTime};
 
 /// Batches that wait for the task; a proposer has at most a window under way, so this bounds nodes, not commands.
 const QUEUE: usize = 1_024;
@@ -147,7 +147,7 @@ impl Service {
     async fn submit(&mut self, batches: Vec<Batch>, answers: Vec<Answer>) {
         let began = Instant::now();
         let commands: usize = batches.iter().map(|batch| batch.commands.len()).sum();
-        let time_ms = self.stamp(began);
+        let time_ms = self.stamp().await;
         let entry = GroupEntry { time_ms, batches }.encode_to_vec();
         match self.group.submit(entry.into()).await {
             Ok(pending) => {
@@ -168,19 +168,24 @@ impl Service {
         }
     }
 
-    /// State time of the next entry. Out of office the clock is forgotten: others stamp then, and no entry is taken.
-    fn stamp(&mut self, now: Instant) -> u64 {
-        let Some(term) = self.group.term_led() else {
-            self.clock = LeaderClock::default();
-            return 0;
-        };
-        self.clock.lead(term);
-        let standing = if self.group.has_been_led() {
-            Standing::Runs
-        } else {
-            Standing::Restarted
-        };
-        self.clock.stamp(wall_ms(), now, self.time.last(), standing)
+    /// State time of the next entry; waits until this process carries it. Out of office the clock is forgotten: others stamp then,
+    /// and no entry is taken.
+    async fn stamp(&mut self) -> u64 {
+        let mut status = self.group.watch();
+        loop {
+            let Some(term) = self.group.term_led() else {
+                self.clock = LeaderClock::default();
+                return 0;
+            };
+            if let Some(carried) = self.time.carried() {
+                self.clock.lead(term);
+                return self.clock.stamp(wall_ms(), Instant::now(), carried);
+            }
+            tokio::select! {
+                () = self.time.wait_carried() => {}
+                _ = status.wait_for(|status| status.role != Role::Leader) => {}
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod leader;
 pub mod lease;
 pub mod ledger;
+pub mod level;
 pub mod link;
 pub mod membership;
 pub mod meta;

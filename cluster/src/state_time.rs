@@ -1,21 +1,41 @@
 //! State time: what a group's entries say the time is. Its leader gives each entry a time; replicas see it pass between
 //! entries by their own monotonic clocks. Wall clocks that are wrong, or are set, move it by a tenth at most.
+//!
+//! A replica *carries* the time once it has it from a process that does, and from then on as long as its own process runs. A leader stamps
+//! nothing before it carries it: one that does not asks the others ([`Survey`]). Only where nobody carries it, as all replicas were down, the
+//! time jumps.
+
+mod survey;
 
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub use survey::{Survey, Told, Verdict};
 
 /// State time may run this much slower or faster than the leader's monotonic clock, to come nearer to its wall clock.
 const SPEED_TENTHS: u64 = 1;
 
 /// State time as one replica sees it pass: that of its last entry, and what its own clock has measured since.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StateTime {
     last: Mutex<Option<Stamp>>,
+    /// Whether this process carries it; never false again.
+    carried: watch::Sender<bool>,
+}
+
+impl Default for StateTime {
+    fn default() -> Self {
+        StateTime {
+            last: Mutex::default(),
+            carried: watch::Sender::new(false),
+        }
+    }
 }
 
 /// A state time, and when this process came to know it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     us: u64,
     at: Instant,
@@ -28,8 +48,31 @@ impl StateTime {
     }
 
     pub(crate) fn moved_at(&self, time_ms: u64, at: Instant) {
-        let us = time_ms.saturating_mul(1_000);
-        *self.last.lock() = Some(Stamp { us, at });
+        *self.last.lock() = Some(Stamp::of_ms(time_ms, at));
+    }
+
+    /// Another process carries it and said so, or nobody does and this is where it goes on: from now on this one carries it. What the
+    /// entries applied meanwhile said counts where it is later.
+    pub fn carry(&self, told: Stamp) {
+        {
+            let mut last = self.last.lock();
+            let is_later = |last: Stamp| last.us_at(told.at) >= told.us;
+            if !last.is_some_and(is_later) {
+                *last = Some(told);
+            }
+        }
+        self.carried.send_replace(true);
+    }
+
+    /// Where it is by a clock that has run since it was stamped; none where this process cannot know.
+    pub fn carried(&self) -> Option<Stamp> {
+        self.carried.borrow().then(|| self.last()).flatten()
+    }
+
+    /// Resolves once this process carries it.
+    pub async fn wait_carried(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.carried.subscribe().wait_for(|carried| *carried).await;
     }
 
     /// The last one; none before the first.
@@ -43,13 +86,24 @@ impl StateTime {
     }
 
     pub(crate) fn at_ms(&self, now: Instant) -> u64 {
-        self.last().map_or(0, |stamp| stamp.passed(now) / 1_000)
+        self.last().map_or(0, |stamp| stamp.ms_at(now))
     }
 }
 
 impl Stamp {
-    /// This state time, so much later on a clock that runs at the right speed.
-    fn passed(self, now: Instant) -> u64 {
+    /// A time in ms since the epoch, as it is at an instant.
+    pub fn of_ms(ms: u64, at: Instant) -> Stamp {
+        let us = ms.saturating_mul(1_000);
+        Stamp { us, at }
+    }
+
+    /// This time, so much later on a clock that runs at the right speed, in ms.
+    pub fn ms_at(self, now: Instant) -> u64 {
+        self.us_at(now) / 1_000
+    }
+
+    /// Before the instant at which it was known it stands.
+    fn us_at(self, now: Instant) -> u64 {
         self.us.saturating_add(self.since_us(now))
     }
 
@@ -65,15 +119,6 @@ pub struct LeaderClock {
     last: Option<Stamp>,
 }
 
-/// What the leader knows of the group's time besides its own stamps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The group has run without a pause: its time goes on from where it is.
-    Runs,
-    /// Nobody has led it since this node started, so all of its replicas may have been down for long.
-    Restarted,
-}
-
 impl LeaderClock {
     /// This node leads in a term. What it stamped in an earlier one counts no more: others have led since, and it may never have
     /// been committed.
@@ -84,39 +129,23 @@ impl LeaderClock {
     }
 
     /// The time of the next entry in ms: the wall clock, never backwards, and within a tenth of the speed of the monotonic
-    /// clock since the latest of the own last stamp and what the replica has `seen`. A group without a time, and one that
-    /// was restarted, takes the wall clock.
-    pub fn stamp(
-        &mut self,
-        wall_ms: u64,
-        now: Instant,
-        seen: Option<Stamp>,
-        standing: Standing,
-    ) -> u64 {
+    /// clock since the latest of the own last stamp and what the replica carries.
+    pub fn stamp(&mut self, wall_ms: u64, now: Instant, carried: Stamp) -> u64 {
         let wall_us = wall_ms.saturating_mul(1_000);
-        let base = match (self.last, seen) {
-            (Some(own), Some(seen)) if seen.passed(now) > own.passed(now) => Some(seen),
-            (own, seen) => own.or(seen),
+        let base = match self.last {
+            Some(own) if carried.us_at(now) <= own.us_at(now) => own,
+            _ => carried,
         };
-        let us = match base {
-            None => wall_us,
-            Some(base) if self.last.is_none() && standing == Standing::Restarted => {
-                wall_us.max(base.us)
-            }
-            Some(base) => {
-                let since = base.since_us(now);
-                let slack = since / 10 * SPEED_TENTHS;
-                let right = base.us.saturating_add(since);
-                wall_us.clamp(right - slack, right.saturating_add(slack))
-            }
-        };
+        let since = base.since_us(now);
+        let slack = since / 10 * SPEED_TENTHS;
+        let right = base.us.saturating_add(since);
+        let us = wall_us.clamp(right - slack, right.saturating_add(slack));
         self.last = Some(Stamp { us, at: now });
         us / 1_000
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::Duration;
 
@@ -128,56 +157,49 @@ mod tests {
         begin + Duration::from_millis(ms)
     }
 
-    fn seen(ms: u64, at: Instant) -> Option<Stamp> {
-        let us = ms * 1_000;
-        Some(Stamp { us, at })
-    }
-
     #[test]
-    fn a_group_without_a_time_takes_the_wall_clock_and_follows_it() {
+    fn a_right_wall_clock_is_followed() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
-        assert_eq!(clock.stamp(WALL, t, None, Standing::Runs), WALL);
-        let next = clock.stamp(WALL + 500, after(t, 500), None, Standing::Runs);
-        assert_eq!(next, WALL + 500);
+        let begin = Stamp::of_ms(WALL, t);
+        assert_eq!(clock.stamp(WALL, t, begin), WALL);
+        assert_eq!(clock.stamp(WALL + 500, after(t, 500), begin), WALL + 500);
     }
 
     #[test]
     fn a_wall_clock_that_jumps_moves_it_by_a_tenth_at_most_and_never_back() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
-        clock.stamp(WALL, t, None, Standing::Runs);
-        let ahead = clock.stamp(WALL * 9, after(t, 1_000), None, Standing::Runs);
+        let begin = Stamp::of_ms(WALL, t);
+        clock.stamp(WALL, t, begin);
+        let ahead = clock.stamp(WALL * 9, after(t, 1_000), begin);
         assert_eq!(ahead, WALL + 1_100);
-        let back = clock.stamp(0, after(t, 2_000), None, Standing::Runs);
+        let back = clock.stamp(0, after(t, 2_000), begin);
         assert_eq!(back, WALL + 1_100 + 900);
-        let same = clock.stamp(0, after(t, 2_000), None, Standing::Runs);
+        let same = clock.stamp(0, after(t, 2_000), begin);
         assert_eq!(same, back);
     }
 
     #[test]
     fn many_small_steps_run_no_faster_than_one_large() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
-        clock.stamp(WALL, t, None, Standing::Runs);
-        let mut last = 0;
-        for ms in 1..=1_000 {
-            last = clock.stamp(WALL * 9, after(t, ms), None, Standing::Runs);
-        }
-        assert_eq!(last, WALL + 1_100);
+        let begin = Stamp::of_ms(WALL, t);
+        let steps = (0..=1_000).map(|ms| clock.stamp(WALL * 9, after(t, ms), begin));
+        assert_eq!(steps.last(), Some(WALL + 1_100));
     }
 
     #[test]
-    fn a_new_leader_goes_on_from_what_it_has_seen_though_its_clock_is_wrong() {
+    fn a_new_leader_goes_on_from_what_it_carries_though_its_clock_is_wrong() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
         let now = after(t, 60_000);
-        let first = clock.stamp(WALL * 50, now, seen(WALL, t), Standing::Runs);
+        let first = clock.stamp(WALL * 50, now, Stamp::of_ms(WALL, t));
         assert_eq!(first, WALL + 66_000);
     }
 
     #[test]
     fn a_leader_that_comes_back_goes_on_from_what_others_have_stamped_since() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
-        clock.stamp(WALL, t, None, Standing::Runs);
-        let others = seen(WALL + 20_000, after(t, 10_000));
-        let again = clock.stamp(WALL + 10_000, after(t, 10_000), others, Standing::Runs);
+        clock.stamp(WALL, t, Stamp::of_ms(WALL, t));
+        let others = Stamp::of_ms(WALL + 20_000, after(t, 10_000));
+        let again = clock.stamp(WALL + 10_000, after(t, 10_000), others);
         assert_eq!(again, WALL + 20_000, "never backwards");
     }
 
@@ -185,29 +207,44 @@ mod tests {
     fn a_stamp_of_an_earlier_term_counts_no_more() {
         let (mut clock, t) = (LeaderClock::default(), Instant::now());
         clock.lead(1);
-        clock.stamp(WALL * 9, t, None, Standing::Runs);
-        let others = seen(WALL, after(t, 10_000));
+        clock.stamp(WALL * 9, t, Stamp::of_ms(WALL * 9, t));
+        let others = Stamp::of_ms(WALL, after(t, 10_000));
         clock.lead(3);
-        let again = clock.stamp(WALL * 9, after(t, 11_000), others, Standing::Runs);
-        assert_eq!(
-            again,
-            WALL + 1_100,
-            "a tenth faster than what others stamped"
-        );
+        let again = clock.stamp(WALL * 9, after(t, 11_000), others);
+        let what = "a tenth faster than what others stamped";
+        assert_eq!(again, WALL + 1_100, "{what}");
         clock.lead(3);
-        let next = clock.stamp(WALL * 9, after(t, 12_000), others, Standing::Runs);
+        let next = clock.stamp(WALL * 9, after(t, 12_000), others);
         assert_eq!(next, WALL + 2_200);
     }
 
     #[test]
-    fn only_the_first_stamp_after_a_restart_of_all_jumps_and_only_forwards() {
-        let t = Instant::now();
-        for (wall, stamped) in [(WALL + 3_600_000, WALL + 3_600_000), (5, WALL)] {
-            let mut clock = LeaderClock::default();
-            let first = clock.stamp(wall, after(t, 10), seen(WALL, t), Standing::Restarted);
-            assert_eq!(first, stamped);
-            let next = clock.stamp(u64::MAX / 1_000, after(t, 110), None, Standing::Restarted);
-            assert_eq!(next, stamped + 110);
-        }
+    fn entries_alone_do_not_make_a_replica_carry_the_time() {
+        let (time, t) = (StateTime::default(), Instant::now());
+        time.moved_at(WALL, t);
+        assert_eq!(time.carried(), None, "they may be as old as the log");
+        time.carry(Stamp::of_ms(WALL + 5_000, after(t, 10)));
+        let carried = time.carried().map(|stamp| stamp.ms_at(after(t, 110)));
+        assert_eq!(carried, Some(WALL + 5_100));
+        time.moved_at(WALL + 5_200, after(t, 200));
+        let carried = time.carried().map(|stamp| stamp.ms_at(after(t, 300)));
+        assert_eq!(carried, Some(WALL + 5_300), "the entries say where it is");
+    }
+
+    #[test]
+    fn what_a_replica_is_told_late_does_not_set_it_back() {
+        let (time, t) = (StateTime::default(), Instant::now());
+        time.moved_at(WALL + 9_000, after(t, 50));
+        time.carry(Stamp::of_ms(WALL, t));
+        let carried = time.carried().map(|stamp| stamp.ms_at(after(t, 50)));
+        assert_eq!(carried, Some(WALL + 9_000));
+    }
+
+    #[tokio::test]
+    async fn a_leader_can_wait_until_the_time_is_carried() {
+        let time = StateTime::default();
+        let told = Stamp::of_ms(WALL, Instant::now());
+        tokio::join!(time.wait_carried(), async { time.carry(told) });
+        assert!(time.carried().is_some());
     }
 }

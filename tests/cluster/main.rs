@@ -5,10 +5,12 @@
 mod access;
 mod barrier;
 mod bootstrap;
+mod clocks;
 mod common;
 mod discovery;
 mod drain;
 mod founding;
+mod goodbyes;
 mod hostile;
 mod idle;
 mod interruptions;
@@ -32,6 +34,9 @@ mod sockets;
 mod sys;
 mod takeover;
 mod tls;
+#[allow(dead_code)]
+#[path = "../faults/upset.rs"]
+mod upset;
 mod websocket;
 mod withdrawn;
 mod words;

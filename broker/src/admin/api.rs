@@ -163,6 +163,7 @@ fn status_model(status: &Status, clients: u64, draining: bool) -> model::Status 
             .map(|group| group_model(status, group))
             .collect(),
         clients,
+        feature_level: status.feature_level.number(),
         may_be_old: status.state != NodeState::Up,
         problems: status.problems.clone(),
     }
@@ -216,6 +217,7 @@ fn node_model(node: &NodeStatus) -> model::Node {
         leaving: node.leaving,
         draining: node.draining,
         reached: node.connected,
+        feature_level: node.feature_level.number(),
         since: (node.since_ms > 0).then(|| rfc3339(node.since_ms)),
     }
 }

@@ -11,6 +11,7 @@ pub(super) fn record(shared: &Shared) {
     sessions(shared);
     let status = shared.cluster().status();
     gauge!("flotte_lease_seconds_left").set(status.lease_left.as_secs_f64());
+    gauge!("flotte_feature_level").set(f64::from(status.feature_level.number()));
     gauge!("flotte_routes", "kind" => "node").set(status.routes.0 as f64);
     gauge!("flotte_routes", "kind" => "share").set(status.routes.1 as f64);
     gauge!("flotte_retained_messages").set(status.retained.0 as f64);

@@ -10,6 +10,7 @@ use flotte_mqtt::property::Property;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::{PacketType, Version};
 use metrics::counter;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::counted::Counted;
@@ -35,8 +36,8 @@ impl Connection {
         }
         self.leave_waiting(&end);
         // Before the client can know: it may be back at once, and its new connection must find what it said.
-        self.commit_end(&end);
-        self.last_words(&end);
+        let commit = self.commit_end(&end);
+        self.last_words(&end, commit);
         if self.session.epoch() == self.epoch {
             self.session.inbound().lock().disconnect();
             if self.session.ends_with_connection() {
@@ -48,15 +49,17 @@ impl Connection {
         }
     }
 
-    fn commit_end(&self, end: &End) {
+    fn commit_end(&self, end: &End) -> Option<JoinHandle<()>> {
         let (discard_will, expiry_s) = match *end {
             End::Disconnected { expiry_s } => (true, expiry_s),
+            // The node drains, and that fires no will.
+            End::Moved => (true, None),
             End::DisconnectedWithWill { expiry_s } => (false, expiry_s),
             End::Lost | End::Refused(_) | End::SentAway(_) => (false, None),
             // The cluster has ended it already, but for the will: that waits for our word.
             End::TakenOver => (false, None),
-            // It knows, and of a node that drains it does so before the client.
-            End::Reset | End::Moved => return,
+            // It knows.
+            End::Reset => return None,
         };
         let close = Close {
             client: self.session.client.as_bytes().clone(),
@@ -64,7 +67,7 @@ impl Connection {
             discard_will,
             expiry_s,
         };
-        drop(self.worker.shared.commit_close(close));
+        Some(self.worker.shared.commit_close(close))
     }
 
     /// The bytes of a DISCONNECT that the client takes; none, where it takes none at all.
@@ -93,7 +96,7 @@ impl Connection {
     }
 
     /// [MQTT-3.14.0-1], [MQTT-4.13.1-1]: in 5.0 the client is told why, where its socket still takes it.
-    fn last_words(&self, end: &End) {
+    fn last_words(&self, end: &End, commit: Option<JoinHandle<()>>) {
         let reason = match end {
             End::Refused(reason) | End::SentAway(reason) => Some(*reason),
             End::TakenOver => Some(ReasonCode::SessionTakenOver),
@@ -127,6 +130,10 @@ impl Connection {
         };
         if !words.is_empty() {
             Count::packets_out(PacketType::Disconnect).add(1);
+        }
+        if let (End::Moved, Some(commit)) = (end, commit) {
+            let socket = Arc::clone(&self.socket);
+            return self.worker.tell_when_known(socket, words, commit);
         }
         self.socket.close(&words);
         let is_over = match end {

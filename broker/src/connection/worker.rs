@@ -212,6 +212,25 @@ impl Worker {
         });
     }
 
+    /// A client of a node that drains is served no more; its last words wait until the cluster knows.
+    pub fn tell_when_known(
+        self: &Rc<Self>,
+        socket: Arc<Socket>,
+        words: BytesMut,
+        commit: tokio::task::JoinHandle<()>,
+    ) {
+        // At once, so that it is waited for.
+        self.shared.departures.falls_silent();
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let departures = &worker.shared.departures;
+            departures.may_be_told(commit).await;
+            socket.close(&words);
+            worker.linger(socket);
+            departures.told();
+        });
+    }
+
     /// Takes what was read.
     pub fn take_read(&self) -> BytesMut {
         self.buffer.borrow_mut().split()

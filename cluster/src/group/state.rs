@@ -26,6 +26,7 @@ use prost::Message;
 use super::outbox::{FiredWill, Held, Outbox};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
+use crate::level::unknown_command;
 use crate::meta::UnknownEntry;
 
 /// A session expiry interval that never passes [MQTT5 3.1.2.11.2].
@@ -132,10 +133,9 @@ impl GroupState {
             Admission::Take => {
                 let mut replies = Replies::default();
                 for command in batch.commands {
-                    let command = SessionCommand::decode(command).map_err(|e| e.to_string())?;
-                    let command = command
-                        .command
-                        .ok_or("a command that this version does not know")?;
+                    let decoded = SessionCommand::decode(command.clone());
+                    let decoded = decoded.map_err(|e| e.to_string())?.command;
+                    let command = decoded.ok_or_else(|| unknown_command(&command))?;
                     replies
                         .replies
                         .push(self.apply_command(from, command, effects));

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::state::{Effects, MetaState};
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::level::FeatureLevel;
 
 /// Where the replicas of a session group should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +62,9 @@ impl MetaState {
                 "node id {id} was replaced, or has left, and is refused for ever"
             ));
         }
+        if let Some(why) = self.lacks_level(&join.name, join.feature_level) {
+            return refused(why);
+        }
         let namesakes = self.members.iter();
         let namesakes = namesakes.filter(|(old, member)| **old != id && member.name == join.name);
         let replaced: Vec<NodeId> = namesakes.map(|(old, _)| *old).collect();
@@ -74,9 +78,34 @@ impl MetaState {
             advertise: join.advertise,
             since_index,
             since_ms,
+            feature_level: join.feature_level,
             ..Member::default()
         });
+        self.raise_level();
         Bytes::new()
+    }
+
+    /// What all members understand: commands that came with a later level are not used yet.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.level
+    }
+
+    /// Members, or what they know, changed: the level rises to the lowest of them.
+    pub(super) fn raise_level(&mut self) {
+        let known = self.members.values();
+        let lowest = known.map(|member| FeatureLevel::said(member.feature_level));
+        self.level = lowest
+            .min()
+            .map_or(self.level, |lowest| lowest.max(self.level));
+    }
+
+    /// Why a node that knows no higher level than this cannot be a member; none where it can.
+    pub(super) fn lacks_level(&self, name: &str, known: u32) -> Option<String> {
+        let known = FeatureLevel::said(known);
+        (known < self.level).then(|| {
+            let level = self.level;
+            format!("node {name:?} knows feature level {known}, and the cluster uses level {level}: it needs a newer version")
+        })
     }
 
     /// Whether this id was a member, and never will be again.
@@ -107,6 +136,7 @@ impl MetaState {
             return refused(format!("node {id} is up"));
         }
         self.remove_member(id);
+        self.raise_level();
         effects.membership = true;
         effects.all_routes = true;
         Bytes::new()

@@ -5,6 +5,7 @@ use flotte_proto::{MetaHead, MetaRecord, RetainedRecord, meta_record};
 use super::retained::Retained;
 use super::state::{MetaState, parse_topic};
 use crate::id::{GroupId, NodeId};
+use crate::level::FeatureLevel;
 
 impl MetaState {
     /// The whole state as records.
@@ -23,6 +24,7 @@ impl MetaState {
             time_ms: self.time_ms,
             settings: Some(self.settings),
             refused_ids: self.refused.iter().map(|id| id.0).collect(),
+            feature_level: self.level.number(),
         };
         let mut records = vec![R::Head(head)];
         records.extend(self.members.values().cloned().map(R::Member));
@@ -44,12 +46,13 @@ impl MetaState {
         use meta_record::Record as R;
         match record
             .record
-            .ok_or("a snapshot record of an unknown kind")?
+            .ok_or("a snapshot record of a later version")?
         {
             R::Head(head) => {
                 (self.cluster_id, self.index, self.time_ms) =
                     (head.cluster_id, head.index, head.time_ms);
                 self.settings = head.settings.ok_or("snapshot head without settings")?;
+                self.level = FeatureLevel::said(head.feature_level);
                 self.refused = head.refused_ids.into_iter().map(NodeId).collect();
             }
             R::Member(member) => {

@@ -17,6 +17,7 @@ use super::retained::{Retained, RetainedLimits, RetainedSet};
 use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
+use crate::level::{FeatureLevel, unknown_command};
 use crate::will_keys::WillKeys;
 
 /// Retained messages that one entry removes as expired, so that none takes long.
@@ -62,6 +63,8 @@ pub struct MetaState {
     pub(super) ledger: Ledger,
     pub(super) time_ms: u64,
     pub(super) index: u64,
+    /// What all members understand; never falls.
+    pub(super) level: FeatureLevel,
     /// Term of the entry that is applied last.
     term: u64,
 }
@@ -162,7 +165,10 @@ impl MetaState {
             };
             return Some(R::Refused(what.into()));
         };
-        if sequence == 1 && matches!(commands.first(), Some(Command::Up(_))) {
+        if let (1, Some(Command::Up(up))) = (sequence, commands.first()) {
+            if let Some(why) = self.lacks_level(&up.name, up.feature_level) {
+                return Some(R::Refused(why));
+            }
             if member.expelled {
                 return Some(R::Refused("an operator removes this node".into()));
             }
@@ -242,7 +248,9 @@ impl MetaState {
             member.cut = false;
             (member.name, member.advertise) = (up.name, up.advertise);
             (member.draining, member.endpoints) = (up.draining, up.endpoints);
+            member.feature_level = up.feature_level;
         }
+        self.raise_level();
     }
 
     fn go_down(&mut self, from: NodeRef, down: &flotte_proto::Down, effects: &mut Effects) {
@@ -287,6 +295,7 @@ impl MetaState {
             self.placement
                 .insert(GroupId(placement.group), placement.into());
         }
+        self.raise_level();
         Ok(())
     }
 
@@ -450,10 +459,8 @@ impl MetaState {
 }
 
 fn decode_command(command: Bytes) -> Result<Command, String> {
-    let decoded = MetaCommand::decode(command).map_err(|e| e.to_string())?;
-    decoded
-        .command
-        .ok_or_else(|| "a command that this version does not know".into())
+    let decoded = MetaCommand::decode(command.clone()).map_err(|e| e.to_string())?;
+    decoded.command.ok_or_else(|| unknown_command(&command))
 }
 
 pub(super) fn parse_topic(bytes: Bytes) -> Result<TopicName, String> {

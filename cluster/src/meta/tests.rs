@@ -1,5 +1,7 @@
 //! Steps through the state machine of group 0.
 
+mod levels;
+
 use bytes::Bytes;
 use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
@@ -345,7 +347,7 @@ fn an_incarnation_that_is_not_known_yet_is_not_gone() {
     let join = Join {
         node_id: 8,
         name: "n2".into(),
-        advertise: String::new(),
+        ..Join::default()
     };
     rig.run(node(1, 1), Command::Join(join));
     assert!(rig.state.is_gone(node(2, 2)), "its name has another id now");
@@ -478,6 +480,7 @@ fn a_name_that_comes_back_with_another_id_replaces_the_old() {
             node_id: 33,
             name: "n3".into(),
             advertise: "x:1".into(),
+            ..Join::default()
         }),
     );
     assert!(rig.nodes("a").is_empty());
@@ -492,6 +495,7 @@ fn a_name_that_comes_back_with_another_id_replaces_the_old() {
         node_id: 3,
         name: "n3".into(),
         advertise: "x:1".into(),
+        ..Join::default()
     });
     assert!(!rig.run(node(1, 1), again).is_empty(), "for ever");
     assert!(!rig.state.members().contains_key(&NodeId(3)));
@@ -709,7 +713,7 @@ fn replicas_move_one_at_a_time_and_from_where_they_are() {
     let join = Join {
         node_id: 4,
         name: "n4".into(),
-        advertise: "a".into(),
+        ..Join::default()
     };
     rig.run(node(1, 1), Command::Join(join));
     assert_eq!(members(&rig), (vec![1, 2, 3], false));

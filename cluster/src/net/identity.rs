@@ -2,14 +2,16 @@
 //! It opens no connection.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use flotte_proto::Hello;
 use tokio::sync::watch;
 
 use crate::id::NodeId;
+use crate::level::FeatureLevel;
 
 /// Version of the protocol between nodes. A peer with another one is refused.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// What this node says of itself. The cluster and the incarnation may change while it runs; each
 /// change is made known to all peers by a new handshake.
@@ -20,6 +22,10 @@ pub struct Identity {
     /// `host:port` of the cluster port, as others reach it.
     advertise: String,
     claims: watch::Sender<Claims>,
+    /// The highest that this node knows.
+    known: FeatureLevel,
+    /// That of the cluster, as far as it has been heard; 0 before. Told in handshakes to come: all who are members now know it.
+    cluster_level: AtomicU32,
 }
 
 /// The part of an identity that changes.
@@ -39,7 +45,19 @@ impl Identity {
             name: name.to_owned(),
             advertise: advertise.to_owned(),
             claims: watch::Sender::new(claims),
+            known: FeatureLevel::KNOWN,
+            cluster_level: AtomicU32::new(0),
         }
+    }
+
+    /// The same, of a node that knows another feature level.
+    pub fn knowing(self, known: FeatureLevel) -> Self {
+        Self { known, ..self }
+    }
+
+    /// The cluster's feature level is known here.
+    pub fn set_cluster_level(&self, level: FeatureLevel) {
+        self.cluster_level.store(level.number(), Ordering::Relaxed);
     }
 
     /// The id of this node.
@@ -90,6 +108,8 @@ impl Identity {
             name: self.name.clone(),
             advertise: self.advertise.clone(),
             protocol: PROTOCOL,
+            feature_level: self.known.number(),
+            cluster_level: self.cluster_level.load(Ordering::Relaxed),
             meant_for: 0,
         }
     }
@@ -126,8 +146,8 @@ impl From<Hello> for PeerIdentity {
     }
 }
 
-/// Whether two nodes may talk at all: the same protocol, not one node with itself, and not members
-/// of different clusters. The error names both sides and is fit to be sent to the other one.
+/// Whether two nodes may talk at all: the same protocol, not one node with itself, not members
+/// of different clusters, and each knows the feature level of the other's cluster. The error names both sides and is fit to be sent to the other one.
 pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     let (us, them) = (Named(ours), Named(theirs));
     if theirs.protocol != ours.protocol {
@@ -146,6 +166,22 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
         return Err(format!(
             "{them} belongs to another cluster ({:016x}) than {us} ({:016x})",
             theirs.cluster_id, ours.cluster_id
+        ));
+    }
+    check_level((&them, theirs), (&us, ours))?;
+    check_level((&us, ours), (&them, theirs))
+}
+
+/// Whether a node knows the level that the other's cluster uses.
+fn check_level(
+    (one, hello): (&Named<'_>, &Hello),
+    (other, of): (&Named<'_>, &Hello),
+) -> Result<(), String> {
+    let known = FeatureLevel::said(hello.feature_level);
+    let used = FeatureLevel::said(of.cluster_level);
+    if known < used {
+        return Err(format!(
+            "{one} knows feature level {known}, and the cluster of {other} uses level {used}: {one} needs a newer version"
         ));
     }
     Ok(())
@@ -231,6 +267,40 @@ mod tests {
             ..hello(2, 7)
         };
         assert!(check(&hello(1, 7), &newer).is_err());
+    }
+
+    #[test]
+    fn who_does_not_know_the_level_of_the_cluster_is_refused_by_both_sides() {
+        let claims = Claims {
+            cluster_id: 7,
+            incarnation: 1,
+        };
+        let of = |id: u64, known: u32, used: u32| {
+            let identity = Identity::new(NodeId(id), "n", "h:1", claims);
+            let identity = identity.knowing(FeatureLevel::said(known));
+            if used > 0 {
+                identity.set_cluster_level(FeatureLevel::said(used));
+            }
+            identity.hello()
+        };
+        let (old, new) = (of(1, 1, 0), of(2, 3, 2));
+        for refused in [check(&old, &new), check(&new, &old)] {
+            let text = refused.expect_err("level 2 is used");
+            let what = "node 0000000000000001 (\"n\") knows feature level 1, and the cluster of node 0000000000000002";
+            assert!(text.starts_with(what), "{text}");
+            assert!(text.contains("uses level 2"), "{text}");
+        }
+        assert_eq!(check(&of(1, 2, 0), &new), Ok(()));
+        assert_eq!(check(&of(1, 1, 1), &of(2, 3, 1)), Ok(()), "a mixed cluster");
+        let silent = Hello {
+            feature_level: 0,
+            ..hello(1, 7)
+        };
+        assert_eq!(
+            check(&silent, &of(2, 3, 1)),
+            Ok(()),
+            "of a version before levels"
+        );
     }
 
     #[test]

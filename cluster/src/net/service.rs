@@ -356,7 +356,8 @@ fn is_request(body: &Body) -> bool {
         | Body::RenewRequest(_)
         | Body::AppliedRequest(_)
         | Body::KickRequest(_)
-        | Body::ReadIndexRequest(_) => true,
+        | Body::ReadIndexRequest(_)
+        | Body::TimeRequest(_) => true,
         Body::Hello(_)
         | Body::Refused(_)
         | Body::Error(_)
@@ -365,6 +366,7 @@ fn is_request(body: &Body) -> bool {
         | Body::RenewResponse(_)
         | Body::AppliedResponse(_)
         | Body::KickResponse(_)
-        | Body::ReadIndexResponse(_) => false,
+        | Body::ReadIndexResponse(_)
+        | Body::TimeResponse(_) => false,
     }
 }

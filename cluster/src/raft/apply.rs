@@ -1,7 +1,7 @@
 //! Runs the committed entries through a group's [`Machine`], and its snapshots with it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
@@ -32,10 +32,6 @@ pub struct Progress {
     /// Log since the last snapshot was begun or installed.
     log_entries: AtomicU64,
     log_bytes: AtomicU64,
-    /// Last index of the log when this process began.
-    begin: AtomicU64,
-    /// An entry beyond that was applied: the group has been led since.
-    led: AtomicBool,
     /// What it met that means nothing to it.
     unreadable: OnceLock<String>,
 }
@@ -47,8 +43,6 @@ impl Progress {
             watch: watch::Sender::new(0),
             log_entries: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
-            begin: AtomicU64::new(0),
-            led: AtomicBool::new(false),
             unreadable: OnceLock::new(),
         }
     }
@@ -69,25 +63,9 @@ impl Progress {
         )
     }
 
-    /// The log ends here as this process begins.
-    pub fn begin_at(&self, index: u64) {
-        self.begin.store(index, Ordering::Release);
-    }
-
-    /// Whether an entry that somebody proposed after this process began was applied.
-    pub fn has_been_led(&self) -> bool {
-        self.led.load(Ordering::Acquire)
-    }
-
     /// The committed entry that this version could not apply, and why.
     pub fn unreadable(&self) -> Option<&str> {
         self.unreadable.get().map(String::as_str)
-    }
-
-    fn proposed(&self, index: u64) {
-        if index > self.begin.load(Ordering::Acquire) {
-            self.led.store(true, Ordering::Release);
-        }
     }
 
     fn count(&self, bytes: usize) {
@@ -138,7 +116,6 @@ impl Applier {
             EntryPayload::Blank => (bytes::Bytes::new(), 0),
             EntryPayload::Normal(command) => {
                 let bytes = command.0.len();
-                self.progress.proposed(id.index);
                 let reply = self.machine.apply(id.index, *id.leader_id, command.0);
                 let reply = reply.map_err(|error| {
                     let why = format!("entry {} cannot be applied: {error}", id.index);
@@ -231,7 +208,6 @@ impl RaftStateMachine<Types> for Applier {
         self.membership = meta.last_membership.clone();
         self.progress.snapshot_begun();
         self.progress.applied.store(index, Ordering::Release);
-        self.progress.proposed(index);
         self.progress.tell();
         Ok(())
     }

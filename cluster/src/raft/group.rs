@@ -112,9 +112,6 @@ impl Group {
             urgent: Arc::clone(&urgent),
         };
         let log = LogStore::new(id, host.journal.clone());
-        let purged = host.journal.purged(id).map_or(0, |mark| mark.index);
-        let log_end = host.journal.last(id).map_or(purged, |(index, _)| index);
-        progress.begin_at(log_end);
         let raft = Raft::new(host.node_id, Arc::new(library), peers, log, applier)
             .await
             .map_err(|error| StartError::Storage {
@@ -259,11 +256,6 @@ impl Group {
     /// Index of the last entry that the machine has applied. An atomic read.
     pub fn applied(&self) -> u64 {
         self.inner.progress.applied()
-    }
-
-    /// Whether the group has been led since this process began: an entry was applied that was not in its log then.
-    pub fn has_been_led(&self) -> bool {
-        self.inner.progress.has_been_led()
     }
 
     /// Follows the index of the last applied entry. May run a few hundred entries behind

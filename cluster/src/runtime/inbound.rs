@@ -62,6 +62,10 @@ impl Handler for Inbound {
             B::AppliedRequest(request) => Box::pin(applied(node, request)),
             B::KickRequest(request) => Box::pin(kick(node, request)),
             B::ReadIndexRequest(request) => Box::pin(read_index(node, request)),
+            B::TimeRequest(request) => {
+                let answer = node.tell_time(GroupId(request.group));
+                Box::pin(async { answer })
+            }
             other => {
                 warn!(peer = %from.node_id, ?other, "a request of a kind that this version does not know");
                 Box::pin(async { error("unknown kind of request") })
@@ -470,6 +474,7 @@ impl Node {
             node_id: id.0,
             name: hello.name.clone(),
             advertise: hello.advertise.clone(),
+            feature_level: hello.feature_level,
         };
         let (_, reply) = life
             .propose_meta(flotte_proto::meta_command::Command::Join(join))

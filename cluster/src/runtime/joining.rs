@@ -73,6 +73,7 @@ impl Node {
         let hello = Hello {
             // As the node that it is to be: one of its own cluster would be told nothing.
             cluster_id: 0,
+            cluster_level: 0,
             ..self.identity.hello()
         };
         let request = ProbeRequest {

@@ -30,6 +30,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 impl Node {
     /// Lives until the process ends.
     pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<Condemned>) {
+        let time = Arc::clone(self.meta.time());
+        self.keep_time(self.meta_group.clone(), time, self.shutdown.clone());
         tokio::spawn(Arc::clone(&self).run_groups());
         tokio::spawn(Arc::clone(&self).run_downs(downs));
         tokio::spawn(Arc::clone(&self).run_care());
@@ -123,6 +125,7 @@ impl Node {
             advertise: self.identity.hello().advertise,
             draining: self.is_draining(),
             endpoints: self.config.endpoints.clone(),
+            feature_level: self.config.feature_level.number(),
         };
         let up = flotte_proto::MetaCommand {
             command: Some(meta_command::Command::Up(up)),

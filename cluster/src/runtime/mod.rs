@@ -21,6 +21,7 @@ mod replicas;
 mod sessions;
 mod start;
 mod status;
+mod times;
 
 pub use joining::{JoinError, JoinPlan};
 pub use leaving::LeaveError;

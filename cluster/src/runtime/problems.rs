@@ -279,6 +279,7 @@ mod tests {
             leader: id == 1,
             voter: true,
             connected: true,
+            feature_level: crate::level::FeatureLevel::KNOWN,
         }
     }
 

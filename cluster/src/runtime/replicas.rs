@@ -57,7 +57,11 @@ impl Node {
         let mut unleased = Unleased::default();
         loop {
             membership.borrow_and_update();
-            let members = self.meta.read().members().clone();
+            let (members, level) = {
+                let meta = self.meta.read();
+                (meta.members().clone(), meta.feature_level())
+            };
+            self.identity.set_cluster_level(level);
             self.take_addresses(members.values());
             let placement = self.meta.read().placement().clone();
             for (group, placed) in &placement {
@@ -132,7 +136,8 @@ impl Node {
         }
         let stop = self.shutdown.child_token();
         let time = Arc::clone(machine.time());
-        let leader = Leader::start(group.clone(), time, stop.clone());
+        let leader = Leader::start(group.clone(), Arc::clone(&time), stop.clone());
+        self.keep_time(group.clone(), time, stop.clone());
         let replica = Replica {
             group,
             machine,

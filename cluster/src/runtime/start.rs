@@ -150,7 +150,7 @@ async fn open_network(
         incarnation: store.next_incarnation()?,
     };
     let identity = Identity::new(store.node_id()?, &config.node_name, &advertise, claims);
-    let identity = Arc::new(identity);
+    let identity = Arc::new(identity.knowing(config.feature_level));
     let network = Network::start(
         NetConfig {
             names: names.clone(),
@@ -241,11 +241,9 @@ impl Node {
                 (address, answer)
             }
         });
-        let answers = futures::future::join_all(probes).await;
-        answers
-            .into_iter()
-            .filter_map(|(address, answer)| Some((address, answer.ok()?)))
-            .collect()
+        let answers = futures::future::join_all(probes).await.into_iter();
+        let answered = answers.filter_map(|(address, answer)| Some((address, answer.ok()?)));
+        answered.collect()
     }
 
     fn take_probes(&self, probed: &[(String, ProbeResponse)]) -> Step {
@@ -495,6 +493,7 @@ fn member_of(hello: &Hello) -> Member {
         node_id: hello.node_id,
         name: hello.name.clone(),
         advertise: hello.advertise.clone(),
+        feature_level: hello.feature_level,
         ..Member::default()
     }
 }

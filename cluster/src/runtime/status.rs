@@ -10,6 +10,7 @@ use super::problems::View;
 use super::replicas::LAG_MAX;
 use crate::id::{GroupId, NodeId};
 use crate::leader::wall_ms;
+use crate::level::FeatureLevel;
 use crate::raft::Role;
 
 /// How this node stands.
@@ -48,6 +49,8 @@ pub struct NodeStatus {
     pub voter: bool,
     /// This node's control stream to it stands.
     pub connected: bool,
+    /// The highest feature level that it knows.
+    pub feature_level: FeatureLevel,
 }
 
 /// One group as this node's replica sees it.
@@ -100,6 +103,8 @@ pub struct Status {
     pub retained: (usize, u64),
     /// Messages that wait on each link.
     pub links: Vec<(NodeId, usize)>,
+    /// What all members understand.
+    pub feature_level: FeatureLevel,
 }
 
 impl Node {
@@ -112,7 +117,7 @@ impl Node {
             Some(_) if held => State::Up,
             Some(_) => State::NoQuorum,
         };
-        let (nodes, routes, retained) = {
+        let (nodes, routes, retained, feature_level) = {
             let meta = self.meta.read();
             let node = |(id, member): (&NodeId, &flotte_proto::Member)| NodeStatus {
                 id: *id,
@@ -126,6 +131,7 @@ impl Node {
                 leader: meta_status.leader == Some(*id),
                 voter: meta_status.voters.contains(id),
                 connected: *id == self.id || self.network.connected(*id),
+                feature_level: FeatureLevel::said(member.feature_level),
             };
             let mut nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
             nodes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -133,6 +139,7 @@ impl Node {
                 nodes,
                 meta.routes().counts(),
                 (meta.retained().len(), meta.retained().bytes()),
+                meta.feature_level(),
             )
         };
         let mut status = Status {
@@ -152,6 +159,7 @@ impl Node {
                 .unwrap_or_default(),
             routes,
             retained,
+            feature_level,
             links: life.map(|life| life.links.queued()).unwrap_or_default(),
         };
         status.problems = self.problems(&status);

@@ -154,6 +154,7 @@ impl Process {
                     _ => ctx.input(self.idx, 50 * MS, Input::AskAgain(node)),
                 }
             }
+            Call::Time { group, node, term } => self.told_time(ctx, group, (node, term), answer),
             Call::Kick { incarnation, kick } => {
                 if self.current(incarnation).is_some() {
                     self.kick_answered(ctx, kick, answer.is_some());

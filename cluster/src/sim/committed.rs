@@ -15,8 +15,8 @@ use super::oracle::{Oracle, WillFate, digest};
 use super::topics::{client_of, message_of};
 use crate::group::{Client, Effects};
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::level::FeatureLevel;
 use crate::meta;
-use crate::state_time::Standing;
 
 /// Digests are compared at every so-manyth index.
 const DIGEST_EVERY: u64 = 4;
@@ -88,10 +88,20 @@ impl Oracle {
 
     fn meta_committed(&mut self, index: u64, term: u64, data: &Bytes) -> Bytes {
         let up = self.meta.up_nodes().count();
+        let before = self.meta.feature_level();
         let mut effects = meta::Effects::default();
         let reply = self.meta.apply(index, term, data, &mut effects);
         let downs = up.saturating_sub(self.meta.up_nodes().count());
         self.counts.downs += downs as u64;
+        let level = self.meta.feature_level();
+        let known = self.meta.members().values();
+        let lacks =
+            |member: &&flotte_proto::Member| FeatureLevel::said(member.feature_level) < level;
+        if level < before || known.clone().any(|member| lacks(&member)) {
+            let what = format!("{before} before, {level} now, of {known:?}");
+            self.fail("feature level", what);
+        }
+        self.counts.levels += u64::from(level > before);
         reply.expect("it is understood")
     }
 
@@ -275,9 +285,15 @@ impl Oracle {
         }
     }
 
-    /// State time runs no more than a tenth faster than time, from whichever entry a leader has seen last. It may jump where a leader
-    /// has seen nothing of its group since it started: that one cannot know whether all replicas were down.
-    fn check_time(&mut self, group: GroupId, (stamped_at, standing): (u64, Standing)) {
+    /// State time may go on from here: no replica carried it that a leader could have asked.
+    pub fn time_jumped(&mut self, group: GroupId, time_ms: u64, now: u64) {
+        let ahead = time_ms as i64 * 100 - (now / MS) as i64 * 112;
+        let most = self.time_ahead.entry(group).or_insert(ahead);
+        *most = ahead.max(*most);
+    }
+
+    /// State time runs no more than a tenth faster than time, but for jumps that are allowed.
+    fn check_time(&mut self, group: GroupId, stamped_at: u64) {
         let time_ms = match self.groups.get(&group) {
             Some(state) => state.time_ms(),
             None => self.meta.time_ms(),
@@ -286,7 +302,7 @@ impl Oracle {
         let ahead = time_ms as i64 * 100 - (stamped_at / MS) as i64 * 112;
         let most = self.time_ahead.entry(group).or_insert(ahead);
         let is_late = time_ms == self.time_last.insert(group, time_ms).unwrap_or(0);
-        if ahead > *most + 300 && standing == Standing::Runs && !is_late {
+        if ahead > *most + 300 && !is_late {
             let what = format!("{} ms too many have passed", (ahead - *most) / 100);
             self.fail("state time", format!("group {group}: {what}"));
         } else if !is_late {

@@ -11,7 +11,6 @@ use super::net::{MS, Net, Packet, Stream};
 use super::oracle::Oracle;
 use super::rng::Rng;
 use crate::id::{GroupId, NodeId};
-use crate::state_time::Standing;
 
 /// T.
 pub const T: u64 = 2_000 * MS;
@@ -35,6 +34,8 @@ pub enum Broken {
     ReadIndex,
     /// Kicks are not carried out.
     Kicks,
+    /// A leader that does not carry the time asks nobody who does.
+    Survey,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,8 @@ pub struct Machine {
     boot_ppm: i64,
     /// The wall clock is set so far ahead or behind.
     pub wall_offset_ms: i64,
+    /// The feature level that its version knows.
+    pub level: u32,
     /// Entries are applied so much later.
     pub apply_delay: u64,
     /// Counts the processes; inputs of earlier ones are dropped.
@@ -100,6 +103,7 @@ impl Machine {
         Machine {
             boot_offset: rng.below(1_000_000 * MS),
             boot_ppm: rng.below(20_000) as i64 - 10_000,
+            level: 1,
             ..Machine::default()
         }
     }
@@ -267,7 +271,6 @@ impl Ctx {
         group: GroupId,
         (node, term): (usize, u64),
         data: Bytes,
-        standing: Standing,
     ) -> Option<u64> {
         let now = self.now;
         let delay = self.rng.range(MS / 2, self.commit_max);
@@ -275,7 +278,7 @@ impl Ctx {
         if !log.is_led_by(node, term) {
             return None;
         }
-        let index = log.append(Some(data), (now, standing));
+        let index = log.append(Some(data), now);
         self.after(delay, Event::Commit { group, term, index });
         Some(index)
     }

@@ -7,6 +7,9 @@ use super::process::Process;
 use super::topics::{ALL, FILTERS, WILLS};
 use super::world::World;
 
+/// The newest version knows it.
+const LEVEL_MAX: u32 = 3;
+
 impl World {
     /// One fault, and when the next one comes.
     pub fn fault(&mut self) {
@@ -88,8 +91,14 @@ impl World {
 
     fn start(&mut self, node: usize) {
         if self.processes[node].is_none() {
-            self.ctx.note(|| format!("node {node} starts"));
-            self.ctx.machines[node].running = true;
+            // Some come back as a newer version.
+            let newer = u32::from(self.ctx.rng.percent(30));
+            let machine = &mut self.ctx.machines[node];
+            machine.level = (machine.level + newer).min(LEVEL_MAX);
+            machine.running = true;
+            let level = machine.level;
+            self.ctx
+                .note(|| format!("node {node} starts, of level {level}"));
             self.processes[node] = Some(Process::start(&mut self.ctx, node));
         }
     }

@@ -14,11 +14,12 @@ use super::life::Ticket;
 use super::message::{Input, Kick, Message, Proposed, Reader, Renewed};
 use super::net::MS;
 use super::process::Process;
+use super::times::Expected;
 use super::topics::{client_of, message_of};
 use crate::group::Ended;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::lease::{Answer, Renewal};
-use crate::state_time::{LeaderClock, Standing};
+use crate::state_time::{LeaderClock, Survey};
 
 /// Who wants an answer: a node and the number of its call.
 type Asked = (usize, u64);
@@ -32,6 +33,8 @@ pub struct Leading {
     /// Of entries that went to nobody: this node only believed that it led.
     void: Vec<Asked>,
     clock: LeaderClock,
+    /// Who carries the time? With the term, and whom the oracle expects to say so.
+    pub survey: Option<(u64, Survey, Expected)>,
 }
 
 /// What the leader of a session group does for it.
@@ -70,30 +73,40 @@ impl Process {
     pub fn gather(&mut self, ctx: &mut Ctx, group: GroupId) {
         let (idx, belief) = (self.idx, ctx.belief(group, self.idx));
         let (wall, at) = (ctx.machines[idx].wall_ms(ctx.now), ctx.instant(idx));
-        let replica = &self.replicas[&group];
-        let standing = match replica.has_been_led {
-            true => Standing::Runs,
-            false => Standing::Restarted,
-        };
-        let seen = replica.time.last();
+        let carried = self.replicas[&group].time.carried();
         let Some(leading) = self.leaders.get_mut(&group) else {
             return;
         };
-        let (batches, asked): (Vec<Batch>, Vec<Asked>) = leading.waiting.drain(..).unzip();
         if belief.leader != Some(idx) {
             leading.clock = LeaderClock::default();
+            let asked = leading.waiting.drain(..).map(|(_, asked)| asked);
+            let asked = asked.collect();
             return self.not_leader(ctx, group, asked);
         }
+        // They wait until it is.
+        let Some(carried) = carried else { return };
+        let (batches, asked): (Vec<Batch>, Vec<Asked>) = leading.waiting.drain(..).unzip();
         leading.clock.lead(belief.term);
-        let time_ms = leading.clock.stamp(wall, at, seen, standing);
+        let time_ms = leading.clock.stamp(wall, at, carried);
         ctx.note(|| {
             let (term, count) = (belief.term, batches.len());
-            format!("node {idx} leads group {group} in term {term}: {count} batches at {time_ms}, {standing:?}")
+            format!("node {idx} leads group {group} in term {term}: {count} batches at {time_ms}")
         });
         let entry = GroupEntry { time_ms, batches }.encode_to_vec();
-        match ctx.append(group, (idx, belief.term), entry.into(), standing) {
+        match ctx.append(group, (idx, belief.term), entry.into()) {
             Some(index) => drop(leading.under_way.insert(index, (belief.term, asked))),
             None => leading.void.extend(asked),
+        }
+    }
+
+    /// Batches that waited for something are looked at once more.
+    pub fn gather_again(&mut self, ctx: &mut Ctx, group: GroupId) {
+        if self
+            .leaders
+            .get(&group)
+            .is_some_and(|leading| !leading.waiting.is_empty())
+        {
+            ctx.input(self.idx, 0, Input::Gather(group));
         }
     }
 
@@ -141,7 +154,9 @@ impl Process {
                 }
             }
             self.not_leader(ctx, group, told);
+            self.gather_again(ctx, group);
         }
+        self.keep_time(ctx, group);
         self.succeeded(ctx, group);
     }
 
@@ -283,6 +298,7 @@ impl Process {
     pub fn duty_tick(&mut self, ctx: &mut Ctx) {
         ctx.input(self.idx, 100 * MS, Input::DutyTick);
         let groups: Vec<GroupId> = self.duties.keys().copied().collect();
+        groups.iter().for_each(|group| self.keep_time(ctx, *group));
         for group in groups.into_iter().filter(|group| *group != GroupId::META) {
             let leads = self.me().is_some() && self.leads(ctx, group) && self.has_lease(ctx);
             if leads {

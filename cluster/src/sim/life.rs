@@ -62,6 +62,11 @@ pub enum Call {
         conn: usize,
         filter: usize,
     },
+    Time {
+        group: GroupId,
+        node: NodeId,
+        term: u64,
+    },
 }
 
 pub struct Proposer {
@@ -148,6 +153,7 @@ impl Process {
         self.life = Some(Life::new(me));
         let up = Up {
             name: format!("n{}", self.idx),
+            feature_level: ctx.machines[self.idx].level,
             ..Up::default()
         };
         self.propose_meta(ctx, meta_command::Command::Up(up), Ticket::Up);

@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::state_time::Standing;
-
 /// What a node takes for the state of a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Belief {
@@ -20,8 +18,8 @@ pub struct Entry {
     pub term: u64,
     /// None: the first entry of a term.
     pub data: Option<Bytes>,
-    /// When it was stamped, and whether its leader had seen nothing of the group since it started.
-    pub stamped: (u64, Standing),
+    /// When it was stamped.
+    pub stamped: u64,
 }
 
 #[derive(Debug)]
@@ -77,7 +75,7 @@ impl Log {
     }
 
     /// Takes an entry of the leader. Returns its index.
-    pub fn append(&mut self, data: Option<Bytes>, stamped: (u64, Standing)) -> u64 {
+    pub fn append(&mut self, data: Option<Bytes>, stamped: u64) -> u64 {
         self.entries.push(Entry {
             term: self.truth.term,
             data,
@@ -93,7 +91,7 @@ impl Log {
             term: self.truth.term + 1,
             leader: Some(node),
         };
-        self.first_of_term = self.append(None, (now, Standing::Runs));
+        self.first_of_term = self.append(None, now);
         self.leaderless = None;
     }
 }

@@ -3,6 +3,7 @@
 use flotte_proto::{Batch, BatchReply, Forward};
 
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::state_time::Told;
 
 /// An order to end the connection of a client at or below an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,13 @@ pub enum Message {
         acked: u64,
     },
     LinkGap(u64),
+    /// What is known of a group's time?
+    Time {
+        call: u64,
+        group: GroupId,
+    },
+    /// And what the replica has applied.
+    TimeIs(u64, Told, u64),
 }
 
 /// What a client wants of the node that it is connected to.

@@ -77,6 +77,8 @@ pub struct Oracle {
     /// How far state time was ahead of a clock that runs a tenth too fast, at most; and its last value.
     pub(super) time_ahead: BTreeMap<GroupId, i64>,
     pub(super) time_last: BTreeMap<GroupId, u64>,
+    /// Nodes whose processes carry the time of a group.
+    pub carriers: BTreeSet<(GroupId, usize)>,
     pub(super) alive: BTreeMap<usize, Alive>,
     subs: BTreeMap<(usize, usize), Sub>,
     /// Subscriptions that have to have a message before it is acknowledged.
@@ -101,6 +103,8 @@ pub struct Counts {
     pub downs: u64,
     pub wills: u64,
     pub takeovers: u64,
+    /// How often the feature level rose.
+    pub levels: u64,
 }
 
 impl Oracle {
@@ -126,6 +130,7 @@ impl Oracle {
 
     pub fn process_ended(&mut self, node: usize) {
         self.leases.remove(&node);
+        self.carriers.retain(|(_, carrier)| *carrier != node);
     }
 
     /// After each step: whoever holds a lease is Up.

@@ -32,10 +32,6 @@ pub enum State {
 pub struct Replica {
     pub state: State,
     pub applied: u64,
-    /// Where the log ended when the process began.
-    pub begin: u64,
-    /// An entry beyond that was applied.
-    pub has_been_led: bool,
     pub time: StateTime,
 }
 
@@ -109,8 +105,6 @@ impl Process {
         let mut replica = Replica {
             state,
             applied: 0,
-            begin: ctx.logs[&group].last(),
-            has_been_led: false,
             time: StateTime::default(),
         };
         if let Some((index, data)) = ctx.machines[self.idx].disk.snapshots.get(&group) {
@@ -208,7 +202,9 @@ impl Process {
             Message::Read(call) => {
                 self.begin_read(ctx, super::message::Reader::Call { from, call })
             }
+            Message::Time { call, group } => self.tell_time(ctx, from, call, group),
             Message::Proposed(call, _)
+            | Message::TimeIs(call, ..)
             | Message::Renewed(call, _)
             | Message::AppliedIs(call, _)
             | Message::Kicked(call)
@@ -312,7 +308,6 @@ impl Process {
         let mut ended = Vec::new();
         let mut openers = BTreeSet::new();
         if let Some(data) = &entry.data {
-            replica.has_been_led |= index > replica.begin;
             match &mut replica.state {
                 State::Meta(meta) => {
                     let mut effects = MetaEffects::default();
@@ -363,7 +358,6 @@ impl Process {
         }
         replica.restore(index, &data);
         replica.time.moved_at(replica.time_ms(), at);
-        replica.has_been_led |= index > replica.begin;
         ctx.oracle
             .check_digest(group, index, self.idx, || replica.digest());
         self.membership_changed |= group == GroupId::META;

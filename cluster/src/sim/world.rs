@@ -11,7 +11,6 @@ use super::net::MS;
 use super::oracle::Counts;
 use super::process::Process;
 use crate::id::GroupId;
-use crate::state_time::Standing;
 
 /// Faults and load go on for so long.
 const FAULTS_FOR: u64 = 9_000 * MS;
@@ -128,10 +127,7 @@ impl World {
         let now = self.ctx.now;
         if let Some(log) = self.ctx.logs.get_mut(&GroupId::META) {
             log.elect(node, 0, now);
-            log.append(
-                Some(entry.encode_to_vec().into()),
-                (now, Standing::Restarted),
-            );
+            log.append(Some(entry.encode_to_vec().into()), now);
         }
         self.commit(GroupId::META, 2);
     }
@@ -330,6 +326,13 @@ impl World {
                     return self.ctx.oracle.fail("P6", what);
                 }
             }
+        }
+        // Versions only rise here.
+        let lowest = self.ctx.machines.iter().map(|machine| machine.level).min();
+        let level = self.ctx.oracle.meta.feature_level().number();
+        if lowest != Some(level) {
+            let what = format!("the cluster is at level {level}, and all know {lowest:?}");
+            return self.ctx.oracle.fail("feature level", what);
         }
         let messages = std::mem::take(&mut self.ctx.messages);
         self.ctx.oracle.settled(&messages);

@@ -18,6 +18,9 @@ pub struct Status {
     pub groups: Vec<Group>,
     /// Connected to this node.
     pub clients: u64,
+    /// What all members understand; 0 = the node is of a version before these levels.
+    #[serde(default)]
+    pub feature_level: u32,
     /// What is said of other nodes is what this one heard last: it has no lease, and they may have gone on without it.
     #[serde(default)]
     pub may_be_old: bool,
@@ -59,6 +62,9 @@ pub struct Node {
     /// Whether the node that answers reaches it.
     #[serde(default = "yes")]
     pub reached: bool,
+    /// The highest feature level that its version knows, as it said when it last came up.
+    #[serde(default)]
+    pub feature_level: u32,
     /// Since when it is up or down, RFC 3339, UTC.
     #[serde(default)]
     pub since: Option<String>,

@@ -41,6 +41,9 @@ pub fn status(status: &Status) -> String {
     fact("state", status.state.clone());
     fact("lease", lease);
     fact("clients", status.clients.to_string());
+    if status.feature_level > 0 {
+        fact("feature level", feature_level(status));
+    }
     let mut text = problems(&status.problems);
     text.push_str(&facts.text());
     if status.may_be_old {
@@ -78,6 +81,19 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// The cluster's, and who keeps it from being higher.
+fn feature_level(status: &Status) -> String {
+    let level = status.feature_level;
+    let knows_more = |node: &&Node| node.feature_level > level;
+    if !status.nodes.iter().any(|node| knows_more(&node)) {
+        return level.to_string();
+    }
+    let others = status.nodes.iter().filter(|node| !knows_more(node));
+    let names: Vec<String> = others.map(|node| node.name.clone()).collect();
+    let names = or_dash(list(&names).as_deref());
+    format!("{level} (until {names} is of the new version, too)")
+}
+
 /// First of all, where a tired reader begins.
 fn problems(problems: &[String]) -> String {
     let lines = problems
@@ -103,6 +119,7 @@ pub fn nodes(nodes: &[Node]) -> String {
         "ADDRESS",
         "INCARNATION",
         "SINCE",
+        "LEVEL",
         "ID",
     ]);
     for node in nodes {
@@ -118,6 +135,11 @@ pub fn nodes(nodes: &[Node]) -> String {
             node.address.clone(),
             node.incarnation.to_string(),
             or_dash(since(node.since.as_deref(), SystemTime::now()).as_deref()),
+            or_dash(
+                (node.feature_level > 0)
+                    .then(|| node.feature_level.to_string())
+                    .as_deref(),
+            ),
             node.id.clone(),
         ]);
     }

@@ -87,8 +87,8 @@ fn the_status_of_a_newer_node_is_shown() {
                     lease    1200 ms left\n\
                     clients  4\n\
                     \n\
-                    NODE  STATE  META    ADDRESS  INCARNATION  SINCE  ID\n\
-                    n1    up     leader  n1:7883  2            -      7\n\
+                    NODE  STATE  META    ADDRESS  INCARNATION  SINCE  LEVEL  ID\n\
+                    n1    up     leader  n1:7883  2            -      -      7\n\
                     \n\
                     GROUP  ROLE    TERM  LEADER  APPLIED  COMMITTED  VOTERS  NOT REACHED\n\
                     meta   leader  3     n1      9        9          n1      -\n";
