@@ -328,3 +328,26 @@ fn a_slow_subscriber_of_a_large_message_holds_up_nobody() {
     });
     pair.stop_undisturbed(at_rest, "beside a slow subscriber");
 }
+
+/// It sends all the while, so that only what it does not read can be held against it. Takes more than a minute.
+#[test]
+fn a_client_that_reads_nothing_of_a_large_message_is_given_up() {
+    if !is_long() {
+        eprintln!("not tested: it takes FLOTTE_LONG=1");
+        return;
+    }
+    let cluster = Cluster::start_with(with_large_packets);
+    let (topic, payload) = (fresh("stuck"), noise(48 * MIB, 5));
+    let mut subscriber = Raw::connect(cluster.mqtt(2));
+    subscriber.subscribe(&topic);
+    let mut publisher = Raw::connect(cluster.mqtt(0));
+    publisher.publish(&topic, 1, 1, &payload);
+    publisher.recv_puback(1);
+    let begin = Instant::now();
+    while subscriber.ping().is_ok() {
+        let waited = begin.elapsed();
+        assert!(waited < Duration::from_secs(75), "it is still there");
+        thread::sleep(Duration::from_secs(3));
+    }
+    assert!(begin.elapsed() > Duration::from_secs(55), "given up early");
+}

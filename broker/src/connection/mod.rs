@@ -281,9 +281,9 @@ impl Connection {
             Event::Woken(wake) => self.woken(wake),
             Event::Writable => {
                 let mut output = self.session.output().lock();
-                let had = output.tail_moved_ms();
+                let had = output.tail_left();
                 self.blocked = !output.writable(now_ms());
-                if had.is_some() && had != output.tail_moved_ms() {
+                if had.is_some() && had != output.tail_left() {
                     // It takes a piece of a large packet.
                     self.last_read_ms = self.worker.wheel.now_ms();
                 }

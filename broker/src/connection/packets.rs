@@ -3,6 +3,7 @@
 use flotte_mqtt::packet::{Disconnect, Packet, PubComp};
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Outbound, SessionError};
+use tracing::debug;
 
 use super::timers::{self, Since};
 use super::{Connection, End};
@@ -11,9 +12,6 @@ use crate::session::now_ms;
 
 /// The next look at a connection that waits for nothing.
 const IDLE_MS: u64 = 3_600_000;
-
-/// The next look at one whose client does not read.
-const BLOCKED_MS: u64 = 10_000;
 
 impl Connection {
     pub(super) fn handle_packet(&mut self, packet: Packet) -> Result<(), End> {
@@ -123,7 +121,8 @@ impl Connection {
             // [MQTT-3.1.2-22]
             return Err(End::Refused(ReasonCode::KeepAliveTimeout));
         }
-        if self.blocked && self.session.output().lock().is_stalled(now_ms()) {
+        if self.stalled_at(now).is_some_and(|at| at <= now) {
+            debug!("the client takes nothing of a large message");
             return Err(End::Refused(ReasonCode::KeepAliveTimeout));
         }
         let timeout = u64::from(shared.config.mqtt.publish_timeout_ms);
@@ -135,6 +134,12 @@ impl Connection {
             return Err(End::Refused(ReasonCode::ImplementationSpecificError));
         }
         Ok(())
+    }
+
+    /// When a client that does not read what is written to it has to go.
+    fn stalled_at(&self, now_ms: u64) -> Option<u64> {
+        let blocked = self.blocked.then(|| self.session.output().lock());
+        blocked.and_then(|mut output| output.stalled_at(now_ms))
     }
 
     /// The next moment at which something may be due.
@@ -154,9 +159,8 @@ impl Connection {
         if self.unleased_since.is_set() {
             next = soon;
         }
-        if self.blocked {
-            next = next.min(now + BLOCKED_MS);
-        }
+        // A moment that stands: whatever else the client does must not put it off.
+        next = next.min(self.stalled_at(now).unwrap_or(next));
         next = next.min(self.held_until_ms().unwrap_or(next));
         if let Some(since) = self.unplaced_since.ms() {
             next = next

@@ -271,20 +271,20 @@ impl Output {
                     return;
                 }
             }
-            if !self.write_out(now_ms) {
+            if !self.write_out() {
                 return;
             }
         }
     }
 
     /// Writes what is encoded. False = the socket takes no more, or it is the turn of others.
-    fn write_out(&mut self, now_ms: u64) -> bool {
+    fn write_out(&mut self) -> bool {
         let Some(link) = &self.link else { return true };
         let before = self.buffer.len();
         let written = match self.outbound.tail_mut() {
             None => link.socket.write(&mut self.buffer),
             Some(tail) => {
-                let written = write_turn(&link.socket, &mut self.buffer, tail, now_ms);
+                let written = write_turn(&link.socket, &mut self.buffer, tail);
                 if tail.payload.is_empty() {
                     self.outbound.handle_tail_written();
                 }
@@ -311,7 +311,7 @@ impl Output {
     pub fn writable(&mut self, now_ms: u64) -> bool {
         self.blocked = false;
         // Also where nothing is left here: a layer may hold what it has sealed.
-        if !self.write_out(now_ms) {
+        if !self.write_out() {
             return false;
         }
         self.flush(now_ms);
@@ -333,26 +333,34 @@ impl Output {
         self.buffer.is_empty() && self.outbound.tail_mut().is_none()
     }
 
-    /// When the client took some of a payload that stands apart last, while there is one.
-    pub fn tail_moved_ms(&mut self) -> Option<u64> {
-        self.outbound.tail_mut().map(|tail| tail.moved_ms)
+    /// Bytes of a payload that stands apart and of what goes with it, while there is one.
+    pub fn tail_left(&mut self) -> Option<usize> {
+        let buffered = self.buffer.len();
+        let tail = self.outbound.tail_mut()?;
+        Some(buffered + tail.payload.len())
     }
 
-    /// Whether the client has taken nothing of such a payload for so long that it has to go.
-    pub fn is_stalled(&mut self, now_ms: u64) -> bool {
-        let moved = self.tail_moved_ms();
-        moved.is_some_and(|moved| now_ms.saturating_sub(moved) >= STALL_MS)
+    /// When the client has to go, should it take nothing of such a payload until then; on the clock of `now_ms`, which
+    /// nobody sets. None = there is no such payload.
+    pub fn stalled_at(&mut self, now_ms: u64) -> Option<u64> {
+        let tail = self.outbound.tail_mut()?;
+        let since = tail.stuck_since_ms.get_or_insert(now_ms);
+        Some(*since + STALL_MS)
     }
 }
 
 /// Writes what stands before a payload, then a piece of that, and last what stands behind it. As [`Socket::write`]; whether
 /// it was the socket or the turn that ended is not told: the task that waits for the socket sees at once.
-fn write_turn(
-    socket: &Socket,
-    buffer: &mut BytesMut,
-    tail: &mut Tail,
-    now_ms: u64,
-) -> io::Result<()> {
+fn write_turn(socket: &Socket, buffer: &mut BytesMut, tail: &mut Tail) -> io::Result<()> {
+    let before = buffer.len() + tail.payload.len();
+    let written = write_parts(socket, buffer, tail);
+    if buffer.len() + tail.payload.len() < before {
+        tail.stuck_since_ms = None;
+    }
+    written
+}
+
+fn write_parts(socket: &Socket, buffer: &mut BytesMut, tail: &mut Tail) -> io::Result<()> {
     if tail.at > 0 {
         let before = buffer.len();
         let written = socket.write(&mut (&mut *buffer).take(tail.at));
@@ -361,10 +369,7 @@ fn write_turn(
     }
     let before = tail.payload.len();
     let written = socket.write(&mut (&mut tail.payload).take(TURN_BYTES));
-    if tail.payload.len() < before {
-        Count::BYTES_OUT.add((before - tail.payload.len()) as u64);
-        tail.moved_ms = now_ms;
-    }
+    Count::BYTES_OUT.add((before - tail.payload.len()) as u64);
     written?;
     if tail.payload.is_empty() {
         socket.write(buffer)
@@ -372,3 +377,6 @@ fn write_turn(
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,11 @@ impl Raw {
         assert_eq!(self.read::<4>(), [0x40, 2, high, low], "PUBACK");
     }
 
+    /// Sends a PINGREQ. An error = the node has closed the connection.
+    pub fn ping(&mut self) -> io::Result<()> {
+        self.stream.write_all(&[0xC0, 0])
+    }
+
     /// The same connection for another thread: one writes, one reads.
     pub fn share(&self) -> Raw {
         let stream = self.stream.try_clone().expect("sockets can be cloned");

@@ -149,7 +149,7 @@ impl Link {
             self.tail = Some(Box::new(Tail {
                 at: dst.len(),
                 payload: message.payload.clone(),
-                moved_ms: now_ms,
+                stuck_since_ms: None,
             }));
         }
         if let (Alias::Free(free), Some(topics)) = (alias, &mut self.topics)

@@ -14,8 +14,8 @@ pub struct Tail {
     pub at: usize,
     /// What is left of it. The caller takes away what it has written.
     pub payload: Bytes,
-    /// When some of it was written last, on the clock of `now_ms`.
-    pub moved_ms: u64,
+    /// Since when nothing of the packet was written, on the caller's clock; none = it has not looked since some was.
+    pub stuck_since_ms: Option<u64>,
 }
 
 impl Outbound {
