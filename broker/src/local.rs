@@ -124,7 +124,7 @@ async fn publish_will(
 ) -> bool {
     if message.retain {
         let retain = retain_command(&message, RetainRefusal::Untold);
-        match shared.cluster().retain(retain).await {
+        match shared.cluster().retain(retain, None).await {
             Ok((index, RetainResult::Stored | RetainResult::Deleted)) => {
                 message.retain_index = index
             }

@@ -331,6 +331,14 @@ fn describe_messages() {
         "flotte_retained_bytes",
         "Their topics, properties and payloads in bytes"
     );
+    describe_gauge!(
+        "flotte_retained_coming_messages",
+        "Large retained messages of which parts have come"
+    );
+    describe_gauge!(
+        "flotte_retained_coming_bytes",
+        "What they will add to the bytes of retained messages"
+    );
     describe_counter!(
         "flotte_messages_received_total",
         "PUBLISHes from clients, by QoS"

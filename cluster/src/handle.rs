@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter};
-use flotte_proto::{Close, Forward, Open, OpenReply, Retain, RetainReply, WillKey, retain_reply};
+use flotte_proto::{Close, Forward, Open, OpenReply, Retain, WillKey, retain_reply};
 use futures::future::BoxFuture;
 use prost::Message;
 use smallvec::SmallVec;
@@ -14,18 +14,16 @@ use crate::lease::Lease;
 use crate::level::FeatureLevel;
 use crate::link::{Lane, Placed, Pushed};
 use crate::meta::{Destinations, Retained, ShareMembers};
-use crate::runtime::{Life, Node};
+use crate::runtime::{Life, Node, retaining};
 
 pub use crate::config::Config;
 pub use crate::group::FiredWill;
 pub use crate::link::Kept;
+pub use crate::meta::PART_BYTES;
 pub use crate::raft::{Death, Role};
 pub use crate::runtime::{
     GroupStatus, JoinError, JoinPlan, LeaveError, NodeStatus, StartError, State, Status, start,
 };
-
-/// Retained payloads above this do not go through consensus in one piece, and not in several yet.
-const RETAINED_BYTES_MAX: usize = 4 << 20;
 
 /// How the cluster acts on the clients of this node. Calls must not block.
 pub trait Local: Send + Sync + 'static {
@@ -61,6 +59,12 @@ pub trait Placement: Send + Sync {
     fn placed(&self, node: NodeRef, placed: Placed);
     /// It is large, and some more of it has arrived there. Must not block.
     fn progressed(&self) {}
+}
+
+/// Who wants to know that something that takes long goes on.
+pub trait Progress: Send + Sync {
+    /// Some more of it is done. Must not block.
+    fn progressed(&self);
 }
 
 /// Why the cluster did not do what was asked.
@@ -254,48 +258,32 @@ impl Cluster {
             .map_err(|_| Refused::TimedOut)?
     }
 
-    /// Proposes a retained message under the limits of this node, in order of the calls. Resolves once it is applied on
-    /// this node, to its meta index and what became of it; a payload that is too large is refused at once.
+    /// Proposes a retained message under the limits of this node, in order of the calls; one of more than [`PART_BYTES`] not
+    /// before this is polled, and `progress` hears of it then as it goes. Resolves once it is applied on this node, to its
+    /// meta index and what became of it; a payload that is too large is refused at once.
     pub fn retain(
         &self,
         retain: Retain,
+        progress: Option<Arc<dyn Progress>>,
     ) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
         let Some(life) = self.node.life() else {
             return Box::pin(async { Err(Refused::NotServing) });
         };
         let config = self.node.config();
-        let mut retain = Retain {
+        let retain = Retain {
             messages_max: config.retained.messages_max,
             bytes_max: config.retained.bytes_max,
             ..retain
         };
-        if let Some(message) = &mut retain.message
-            && message.payload.len() > config.retained_payload_max.min(RETAINED_BYTES_MAX)
-        {
-            if !retain.evict {
-                return Box::pin(async { Ok((0, retain_reply::Result::Quota)) });
-            }
-            // What was retained before goes, and nothing takes its place.
-            message.payload.clear();
-            let deleted = self.propose_retain(&life, retain);
-            return Box::pin(async move { Ok((deleted.await?.0, retain_reply::Result::Quota)) });
+        let message = retain.message.as_ref();
+        let bytes = message.map_or(0, |message| message.payload.len());
+        if bytes > config.retained_payload_max {
+            retaining::refuse(&self.node, &life, retain)
+        } else if bytes > PART_BYTES {
+            retaining::propose_in_parts(Arc::clone(&self.node), life, retain, progress)
+        } else {
+            retaining::propose(&self.node, &life, retain)
         }
-        self.propose_retain(&life, retain)
-    }
-
-    fn propose_retain(
-        &self,
-        life: &Life,
-        retain: Retain,
-    ) -> BoxFuture<'static, Result<(u64, retain_reply::Result), Refused>> {
-        let reply = life.propose_meta(flotte_proto::meta_command::Command::Retain(retain));
-        let node = Arc::clone(&self.node);
-        Box::pin(async move {
-            let (index, reply) = reply.await?;
-            node.meta_applied(index).await;
-            let reply = RetainReply::decode(reply).map_err(|_| Refused::NotServing)?;
-            Ok((index, reply.result()))
-        })
     }
 
     /// A meta index from a ReadIndex begun after this call, applied on this node when it resolves.

@@ -1,5 +1,6 @@
 //! Large messages between nodes: they arrive whole, once and in order, others go on meanwhile, and memory stays bounded.
 
+mod retained;
 mod wire;
 
 use std::net::SocketAddr;

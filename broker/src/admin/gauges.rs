@@ -16,6 +16,9 @@ pub(super) fn record(shared: &Shared) {
     gauge!("flotte_routes", "kind" => "share").set(status.routes.1 as f64);
     gauge!("flotte_retained_messages").set(status.retained.0 as f64);
     gauge!("flotte_retained_bytes").set(status.retained.1 as f64);
+    let coming = status.retained_coming;
+    gauge!("flotte_retained_coming_messages").set(coming.0 as f64);
+    gauge!("flotte_retained_coming_bytes").set(coming.1 as f64);
     let up = status.nodes.iter().filter(|node| node.up).count();
     gauge!("flotte_nodes", "state" => "up").set(up as f64);
     gauge!("flotte_nodes", "state" => "down").set((status.nodes.len() - up) as f64);

@@ -211,7 +211,7 @@ async fn delete(State(context): State<Context>, Query(query): Query<TopicQuery>)
         }),
         ..Retain::default()
     };
-    match cluster.retain(command).await {
+    match cluster.retain(command, None).await {
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(error @ (Refused::NotServing | Refused::TimedOut)) => problem(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -10,8 +10,8 @@ section! {
     "retained" {
         /// How many there may be for a client of this node to add one.
         max_messages: u64 = 1_000_000, in 1..=1_000_000_000;
-        /// The largest payload that is retained; unset: `mqtt.max_packet_size`, and 4 MiB in any case.
-        max_payload: Option<Size> = None, in 1..=4_194_304;
+        /// The largest payload that is retained; unset: as large as `mqtt.max_packet_size` lets it be.
+        max_payload: Option<Size> = None, in 1..=268_435_455;
         /// How many bytes of topics, properties and payloads they may hold for a client of this node to add to them; unset: no limit.
         max_bytes: Option<Size> = None, in 1..=1_099_511_627_776;
         /// How many retained messages a second a new subscription gets; 0: as fast as its client reads.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::metrics::counter;
-use flotte_cluster::handle::Refused;
+use flotte_cluster::handle::{PART_BYTES, Progress, Refused};
 use flotte_cluster::wire::{Retain, RetainResult, RetainedMessage};
 use flotte_mqtt::packet::{Packet, PubAck, PubRec, Publish};
 use flotte_mqtt::reason::ReasonCode;
@@ -45,6 +45,11 @@ pub(super) enum Settled {
 }
 
 impl Waiting {
+    /// Whether it is retained in parts. That begins when all before it are retained; one behind it could overtake it.
+    fn goes_in_parts(&self) -> bool {
+        self.message.retain && self.message.payload.len() > PART_BYTES
+    }
+
     /// What the end of the wait makes of the message.
     pub(super) fn settle(&mut self, version: Version) -> Settled {
         match self.retained.take() {
@@ -85,7 +90,9 @@ impl WaitingLine {
             line.iter()
                 .map(|one| one.message.payload.len() + one.message.properties.held_bytes())
         };
-        line.len() >= WAITING_MAX || bytes().sum::<usize>() >= WAITING_BYTES_MAX
+        line.len() >= WAITING_MAX
+            || bytes().sum::<usize>() >= WAITING_BYTES_MAX
+            || line.iter().any(Waiting::goes_in_parts)
     }
 
     fn push(&mut self, waiting: Waiting) {
@@ -280,7 +287,8 @@ impl Connection {
         let message = message.compact();
         let refusal = refusal_of_retain(self.version, ticket);
         let cluster = self.worker.shared.cluster();
-        let retain = cluster.retain(retain_command(&message, refusal));
+        let progress = Arc::clone(&self.session) as Arc<dyn Progress>;
+        let retain = cluster.retain(retain_command(&message, refusal), Some(progress));
         self.waiting.push(Waiting {
             message,
             ticket,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use flotte_cluster::handle::Placement;
+use flotte_cluster::handle::{Placement, Progress as _};
 use flotte_cluster::id::NodeRef;
 use flotte_cluster::link::Placed;
 use flotte_mqtt::reason::ReasonCode;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use flotte_cluster::handle::Progress;
 use flotte_mqtt::packet::SubscribeOptions;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Inbound, InboundConfig, Outbound, OutboundConfig, Ticket};
@@ -142,6 +143,15 @@ pub struct ClientInfo {
     pub clean_start: bool,
 }
 
+impl Progress for Session {
+    /// Some more of a large publish of its client has arrived where it goes.
+    fn progressed(&self) {
+        if let Some(signal) = self.output.lock().signal() {
+            signal.raise(Wake::PROGRESS);
+        }
+    }
+}
+
 impl Session {
     /// A session without a connection.
     pub fn new(client: ClientId, limits: &Limits) -> Session {
@@ -259,13 +269,6 @@ impl Session {
     /// Whether it ends with its connection.
     pub fn ends_with_connection(&self) -> bool {
         self.doomed.load(Ordering::Acquire) || !self.is_durable()
-    }
-
-    /// Some more of a large publish of its client has arrived where it goes.
-    pub fn progressed(&self) {
-        if let Some(signal) = self.output.lock().signal() {
-            signal.raise(Wake::PROGRESS);
-        }
     }
 
     /// A publish of its client is placed, or refused: the acknowledgement may go out in its turn.

@@ -388,6 +388,13 @@ impl Index {
         self.groups.get(&id)?.last()
     }
 
+    /// Bytes of the entries of a log, the last one first.
+    pub(super) fn sizes(&self, id: GroupId) -> impl Iterator<Item = u64> {
+        let slots = self.groups.get(&id).into_iter();
+        let slots = slots.flat_map(|group| group.slots.iter().rev());
+        slots.map(|slot| u64::from(slot.len))
+    }
+
     pub(super) fn term(&self, id: GroupId, index: u64) -> Option<u64> {
         let group = self.groups.get(&id)?;
         let at = usize::try_from(index.checked_sub(group.first)?).ok()?;

@@ -309,6 +309,21 @@ impl Journal {
         last.map(|mark| (mark.index, mark.term))
     }
 
+    /// Index of the last entry before those that hold the last so many bytes of a log. None = the log holds no more.
+    pub fn index_before_last(&self, group: GroupId, bytes: u64) -> Option<u64> {
+        self.inner.shared.with_index(|index| {
+            let mut left = bytes;
+            let fits = |size: &u64| {
+                let rest = left.checked_sub(*size);
+                left = rest.unwrap_or(0);
+                rest.is_some()
+            };
+            let kept = index.sizes(group).take_while(fits).count() as u64;
+            let before = index.last(group)?.index.checked_sub(kept)?;
+            (before >= index.first(group)?).then_some(before)
+        })
+    }
+
     /// The term of an entry in the log. Never reads the disk.
     pub fn term(&self, group: GroupId, index: u64) -> Option<u64> {
         self.inner

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flotte_mqtt::topic::TopicFilter;
-use flotte_proto::MetaRecord;
+use flotte_proto::{AssemblyRecord, MetaRecord};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use super::records::{assembly_records, retained_records};
 use super::retained::Retained;
 use super::state::{Effects, MetaState};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
@@ -152,6 +153,7 @@ impl Machine for MetaMachine {
         let state = self.state.read();
         Box::new(Frozen {
             records: state.records_but_retained(),
+            assemblies: state.assemblies.records().collect(),
             retained: state.retained().tree().iter().cloned().collect(),
         })
     }
@@ -160,6 +162,7 @@ impl Machine for MetaMachine {
         let mut state = MetaState::default();
         snapshot::read_records(data, |record| state.restore(record))
             .map_err(|e| RestoreError::Format(e.to_string()))?;
+        state.restored().map_err(RestoreError::Format)?;
         self.time.moved_to(state.time_ms());
         let former = std::mem::replace(&mut *self.state.write(), state);
         // It may be large, and nobody is to wait until it is gone.
@@ -173,17 +176,26 @@ impl Machine for MetaMachine {
     }
 }
 
-/// The state as it was. Retained messages are shared with the state, which replaces and never changes them.
+/// The state as it was. Retained messages are shared with the state, which replaces and never changes them; what has come
+/// of those under way is copied.
 struct Frozen {
     records: Vec<MetaRecord>,
+    assemblies: Vec<(AssemblyRecord, Bytes)>,
     retained: Vec<Retained>,
 }
 
 impl FrozenState for Frozen {
     fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
-        let Self { records, retained } = *self;
+        let Self {
+            records,
+            assemblies,
+            retained,
+        } = *self;
         snapshot::write_records(records, out)?;
-        snapshot::write_records(retained.iter().map(MetaRecord::from), out)
+        let assemblies = assemblies.into_iter();
+        let assemblies = assemblies.flat_map(|(record, data)| assembly_records(record, data));
+        snapshot::write_records(assemblies, out)?;
+        snapshot::write_records(retained.iter().flat_map(retained_records), out)
     }
 }
 

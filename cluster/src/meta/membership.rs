@@ -147,6 +147,7 @@ impl MetaState {
             node: id,
             incarnation: u64::MAX,
         });
+        self.assemblies.drop_of(id);
         self.members.remove(&id);
         self.ledger.forget(id);
         self.refused.insert(id);

@@ -1,8 +1,10 @@
 //! Group 0: members, routes, retained messages and placement, as a replicated state machine.
 
+mod assemblies;
 mod machine;
 mod membership;
 mod records;
+mod retain;
 mod retained;
 mod routes;
 mod state;
@@ -12,6 +14,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::{a_founded_machine, a_founding_entry};
 
+pub use assemblies::PART_BYTES;
 pub use machine::{BranchEpochs, MetaMachine};
 pub use membership::Placed;
 pub use retained::{Retained, RetainedLimits, RetainedSet};

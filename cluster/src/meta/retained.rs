@@ -10,7 +10,9 @@ use bytes::Bytes;
 use flotte_mqtt::topic::{NameTree, Named, TopicName};
 use flotte_proto::RetainedMessage;
 
-/// A retained message, in one piece of memory that is shared with whoever reads it.
+use super::assemblies::PART_BYTES;
+
+/// A retained message, in one piece of memory that is shared with whoever reads it; a large payload is a second one.
 ///
 /// ```text
 /// index u64 | time_ms u64 | expires_at_ms u64 | length of properties u32, of topic u16, of publisher u16 | qos u8
@@ -19,7 +21,20 @@ use flotte_proto::RetainedMessage;
 /// There may be a million of them on each node: with one allocation each, and a pointer in the tree, they cost a third of
 /// what their fields would.
 #[derive(Clone)]
-pub struct Retained(Arc<[u8]>);
+pub struct Retained(Kept);
+
+#[derive(Clone)]
+enum Kept {
+    Whole(Arc<[u8]>),
+    /// Its payload stands apart, as it came.
+    Apart(Arc<Apart>),
+}
+
+struct Apart {
+    /// As above, without payload.
+    head: Bytes,
+    payload: Bytes,
+}
 
 const TIME_AT: usize = 8;
 const END_AT: usize = 16;
@@ -35,11 +50,13 @@ impl Retained {
         let topic = u16::try_from(message.topic.len()).ok()?;
         let publisher = u16::try_from(message.publisher.len()).ok()?;
         let properties = u32::try_from(message.properties.len()).ok()?;
+        let apart = message.payload.len() > PART_BYTES;
+        let (inside, nothing) = (&message.payload, &Bytes::new());
         let parts = [
             &message.topic,
             &message.publisher,
             &message.properties,
-            &message.payload,
+            if apart { nothing } else { inside },
         ];
         let length = HEAD + parts.iter().map(|part| part.len()).sum::<usize>();
         let mut bytes = Vec::with_capacity(length);
@@ -51,7 +68,13 @@ impl Retained {
         bytes.extend_from_slice(&publisher.to_le_bytes());
         bytes.push(u8::try_from(message.qos).ok()?);
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
-        Some(Retained(bytes.into()))
+        Some(Retained(match apart {
+            false => Kept::Whole(bytes.into()),
+            true => Kept::Apart(Arc::new(Apart {
+                head: bytes.into(),
+                payload: message.payload.clone(),
+            })),
+        }))
     }
 
     /// Meta index that stored it.
@@ -71,28 +94,43 @@ impl Retained {
 
     /// As published.
     pub fn qos(&self) -> u32 {
-        u32::from(self.0[QOS_AT])
+        u32::from(self.piece()[QOS_AT])
     }
 
     /// Bytes of its topic name.
     pub fn topic(&self) -> &[u8] {
-        &self.0[self.ranges()[0].clone()]
+        &self.piece()[self.ranges()[0].clone()]
     }
 
     /// Bytes of the id of the client that published it.
     pub fn publisher(&self) -> &[u8] {
-        &self.0[self.ranges()[1].clone()]
+        &self.piece()[self.ranges()[1].clone()]
     }
 
     /// Its payload.
     pub fn payload(&self) -> &[u8] {
-        &self.0[self.ranges()[3].clone()]
+        match &self.0 {
+            Kept::Whole(piece) => &piece[self.ranges()[3].clone()],
+            Kept::Apart(apart) => &apart.payload,
+        }
+    }
+
+    /// Whether its payload stands apart.
+    pub fn is_large(&self) -> bool {
+        matches!(self.0, Kept::Apart(_))
     }
 
     /// What was published. The parts share this memory.
     pub fn message(&self) -> RetainedMessage {
-        let whole = Bytes::from_owner(Arc::clone(&self.0));
-        let [topic, publisher, properties, payload] = self.ranges().map(|part| whole.slice(part));
+        let whole = match &self.0 {
+            Kept::Whole(piece) => Bytes::from_owner(Arc::clone(piece)),
+            Kept::Apart(apart) => apart.head.clone(),
+        };
+        let [topic, publisher, properties, mut payload] =
+            self.ranges().map(|part| whole.slice(part));
+        if let Kept::Apart(apart) = &self.0 {
+            payload = apart.payload.clone();
+        }
         RetainedMessage {
             topic,
             qos: self.qos(),
@@ -113,8 +151,8 @@ impl Retained {
 
     /// Of topic, properties and payload.
     fn bytes(&self) -> u64 {
-        let [topic, _, properties, payload] = self.ranges();
-        (topic.len() + properties.len() + payload.len()) as u64
+        let [topic, _, properties, _] = self.ranges();
+        (topic.len() + properties.len() + self.payload().len()) as u64
     }
 
     /// Where topic, publisher, properties and payload are.
@@ -129,13 +167,20 @@ impl Retained {
             HEAD..topic_end,
             topic_end..publisher_end,
             publisher_end..properties_end,
-            properties_end..self.0.len(),
+            properties_end..self.piece().len(),
         ]
+    }
+
+    fn piece(&self) -> &[u8] {
+        match &self.0 {
+            Kept::Whole(piece) => piece,
+            Kept::Apart(apart) => &apart.head,
+        }
     }
 
     fn number<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.0[at..at + N]);
+        bytes.copy_from_slice(&self.piece()[at..at + N]);
         bytes
     }
 }
@@ -194,6 +239,17 @@ pub struct RetainedLimits {
     pub bytes_max: u64,
 }
 
+impl RetainedLimits {
+    /// What they leave where so many bytes are promised to others.
+    pub fn besides(self, bytes: u64) -> RetainedLimits {
+        let bytes_max = match self.bytes_max {
+            0 => 0,
+            max => max.saturating_sub(bytes).max(1),
+        };
+        RetainedLimits { bytes_max, ..self }
+    }
+}
+
 /// All retained messages, in the order of their topics.
 #[derive(Debug, Default)]
 pub struct RetainedSet {
@@ -207,15 +263,24 @@ pub struct RetainedSet {
 impl RetainedSet {
     /// Stores a message in place of the former one of its topic. False = it does not fit, and nothing changed.
     pub fn store(&mut self, retained: Retained, limits: RetainedLimits) -> bool {
-        let former = self.tree.get_named_as(&retained).map(Retained::bytes);
-        let bytes = self.bytes - former.unwrap_or(0) + retained.bytes();
+        let former = self.tree.get_named_as(&retained);
+        let fits = self.fits(former, retained.bytes(), limits);
+        if fits {
+            self.insert(retained);
+        }
+        fits
+    }
+
+    /// Whether there is room for a message of so many bytes in place of the former one of its topic.
+    pub fn has_room(&self, topic: &TopicName, bytes: u64, limits: RetainedLimits) -> bool {
+        self.fits(self.tree.get(topic), bytes, limits)
+    }
+
+    fn fits(&self, former: Option<&Retained>, bytes: u64, limits: RetainedLimits) -> bool {
+        let bytes = (self.bytes - former.map_or(0, Retained::bytes)).saturating_add(bytes);
         let messages = self.tree.len() as u64 + u64::from(former.is_none());
         let fits = |value, max| max == 0 || value <= max;
-        if !fits(bytes, limits.bytes_max) || !fits(messages, limits.messages_max) {
-            return false;
-        }
-        self.insert(retained);
-        true
+        fits(bytes, limits.bytes_max) && fits(messages, limits.messages_max)
     }
 
     /// Takes a message in place of the former one of its topic, whatever the limits.
@@ -329,6 +394,35 @@ mod tests {
         let copy = retained.message().payload;
         drop(retained);
         assert_eq!(copy, "on", "it keeps what it shares");
+    }
+
+    #[test]
+    fn a_large_payload_is_not_copied_and_the_message_is_the_same() {
+        let message = RetainedMessage {
+            topic: Bytes::from_static(b"site/7/state"),
+            qos: 1,
+            properties: Bytes::from_static(&[1, 1]),
+            payload: Bytes::from(vec![7; PART_BYTES + 1]),
+            publisher: Bytes::from_static(b"device"),
+            expires_at_ms: 30,
+        };
+        let retained = Retained::new(&message, 7, 10).unwrap();
+        assert!(retained.is_large());
+        assert_eq!(retained.message(), message);
+        assert_eq!(
+            retained.message().payload.as_ptr(),
+            message.payload.as_ptr()
+        );
+        assert_eq!(
+            (retained.index(), retained.topic()),
+            (7, &b"site/7/state"[..])
+        );
+        assert_eq!(retained.bytes(), 12 + 2 + PART_BYTES as u64 + 1);
+        assert_eq!(
+            size_of::<Retained>(),
+            16,
+            "a million of them stand in a tree"
+        );
     }
 
     #[test]

@@ -8,12 +8,14 @@ use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
     Batch, BatchReply, ClusterSettings, EntryReply, GroupEntry, Member, MetaCommand, Replies,
-    Retain, RetainReply, RetainedMessage, SetRoute, SetShare, batch_reply, retain_reply,
+    SetRoute, SetShare, batch_reply,
 };
 use prost::Message;
 
+use super::assemblies::Assemblies;
 use super::membership::Placed;
-use super::retained::{Retained, RetainedLimits, RetainedSet};
+use super::records::Restoring;
+use super::retained::RetainedSet;
 use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
@@ -58,6 +60,8 @@ pub struct MetaState {
     pub(super) placement: BTreeMap<GroupId, Placed>,
     pub(super) routes: Routes,
     pub(super) retained: RetainedSet,
+    /// Payloads of retained messages to come.
+    pub(super) assemblies: Assemblies,
     /// Wills that were retained, or not for want of room.
     pub(super) will_keys: WillKeys,
     pub(super) ledger: Ledger,
@@ -67,6 +71,8 @@ pub struct MetaState {
     pub(super) level: FeatureLevel,
     /// Term of the entry that is applied last.
     term: u64,
+    /// While it is taken back from a snapshot.
+    pub(super) restoring: Option<Box<Restoring>>,
 }
 
 impl MetaState {
@@ -205,14 +211,18 @@ impl MetaState {
                 Ok(done)
             }
             // Behind its Down or Forget, in the same batch.
-            Command::SetRoute(_) | Command::SetShare(_) | Command::Draining(_)
+            Command::SetRoute(_)
+            | Command::SetShare(_)
+            | Command::Draining(_)
+            | Command::RetainPart(_)
                 if !self.is_up(from) =>
             {
                 Ok(done)
             }
             Command::SetRoute(route) => self.set_route(from, route, effects),
             Command::SetShare(share) => self.set_share(from, share, effects),
-            Command::Retain(retain) => self.retain(retain),
+            Command::Retain(retain) => self.retain(from, retain),
+            Command::RetainPart(part) => self.retain_part(from, part),
             Command::Join(join) => {
                 effects.membership = true;
                 Ok(self.join(join))
@@ -302,6 +312,7 @@ impl MetaState {
     /// All that Down does, which Up does to older incarnations too.
     fn close_member(&mut self, node: NodeRef, effects: &mut Effects) {
         self.routes.remove_node(node);
+        self.assemblies.drop_of(node.node);
         if let Some(member) = self.members.get_mut(&node.node) {
             member.up = false;
             member.since_index = self.index;
@@ -340,54 +351,6 @@ impl MetaState {
             .set_share(&group, &filter, from, members, self.index);
         effects.routes.push(filter);
         Ok(Bytes::new())
-    }
-
-    fn retain(&mut self, mut retain: Retain) -> Result<Bytes, String> {
-        let message = retain.message.take().ok_or("Retain without message")?;
-        let topic = parse_topic(message.topic.clone())?;
-        let repeated = retain
-            .will
-            .take()
-            .is_some_and(|key| !self.will_keys.insert(&key));
-        let result = if repeated {
-            retain_reply::Result::Stored
-        } else {
-            self.store_retained(&topic, message, &retain)
-        };
-        Ok(RetainReply {
-            result: result.into(),
-        }
-        .encode_to_vec()
-        .into())
-    }
-
-    fn store_retained(
-        &mut self,
-        topic: &TopicName,
-        mut message: RetainedMessage,
-        retain: &Retain,
-    ) -> retain_reply::Result {
-        if message.payload.is_empty() {
-            // [MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1: an empty payload removes and is never stored.
-            self.retained.remove(topic);
-            return retain_reply::Result::Deleted;
-        }
-        // 0 would be never.
-        let end = |left_ms| self.time_ms.saturating_add(left_ms).max(1);
-        message.expires_at_ms = retain.expiry_ms.map_or(0, end);
-        let limits = RetainedLimits {
-            messages_max: retain.messages_max,
-            bytes_max: retain.bytes_max,
-        };
-        let retained = Retained::new(&message, self.index, self.time_ms);
-        if retained.is_some_and(|retained| self.retained.store(retained, limits)) {
-            return retain_reply::Result::Stored;
-        }
-        if retain.evict {
-            // [MQTT-3.3.1-7] of 3.1.1
-            self.retained.remove(topic);
-        }
-        retain_reply::Result::Quota
     }
 
     /// 0 until the cluster is founded.

@@ -7,8 +7,9 @@ use flotte_mqtt::topic::{TopicFilter, TopicName};
 use flotte_proto::meta_command::Command;
 use flotte_proto::{
     Batch, BatchReply, ClusterSettings, Down, EntryReply, Forget, Found, GroupEntry, Join, Leaving,
-    Member, MetaCommand, Place, Placement, RefusedReply, Retain, RetainReply, RetainedMessage,
-    SetRoute, SetShare, Settled, Up, WillKey, batch_reply, retain_reply,
+    Member, MetaCommand, Place, Placement, RefusedReply, Retain, RetainBegin, RetainPart,
+    RetainReply, RetainedMessage, SetRoute, SetShare, Settled, Up, WillKey, batch_reply,
+    retain_reply,
 };
 use prost::Message;
 
@@ -603,6 +604,274 @@ fn retained_messages_expire_by_state_time_and_make_room() {
     assert_eq!(rig.retain("d", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("e", "1"), retain_reply::Result::Stored);
     assert_eq!(rig.retain("f", "1"), retain_reply::Result::Quota);
+}
+
+/// A message in parts, under limits.
+struct Large {
+    from: NodeRef,
+    number: u64,
+    payload: Bytes,
+    limits: Retain,
+}
+
+impl Large {
+    fn new(number: u64, payload: &'static str) -> Large {
+        Large {
+            from: node(1, 1),
+            number,
+            payload: payload.into(),
+            limits: limited(),
+        }
+    }
+
+    fn part(&self, offset: usize, bytes: usize) -> Command {
+        let begin = RetainBegin {
+            topic: "t".into(),
+            payload_bytes: self.payload.len() as u64,
+            bytes: 1 + self.payload.len() as u64,
+            messages_max: self.limits.messages_max,
+            bytes_max: self.limits.bytes_max,
+        };
+        Command::RetainPart(RetainPart {
+            number: self.number,
+            offset: offset as u64,
+            data: self.payload.slice(offset..offset + bytes),
+            begin: (offset == 0).then_some(begin),
+        })
+    }
+
+    fn last(&self) -> Command {
+        Command::Retain(Retain {
+            message: Some(message("t", "")),
+            assembly: self.number,
+            ..self.limits.clone()
+        })
+    }
+
+    fn run(&self, rig: &mut Rig, command: Command) -> retain_reply::Result {
+        let reply = rig.run(self.from, command);
+        RetainReply::decode(reply).unwrap().result()
+    }
+}
+
+#[test]
+fn a_message_that_came_in_parts_is_retained_at_once_and_at_the_index_of_its_end() {
+    use retain_reply::Result::Stored;
+    let mut rig = Rig::new();
+    rig.retain("t", "before");
+    let large = Large::new(4, "abcde");
+    assert_eq!(large.run(&mut rig, large.part(0, 3)), Stored);
+    assert_eq!(rig.state.assembling(), (1, 6));
+    assert_eq!(rig.retain("other", "1"), Stored, "between the parts");
+    assert_eq!(large.run(&mut rig, large.part(3, 2)), Stored);
+    assert_eq!(rig.retained("t").unwrap(), "before");
+    assert_eq!(large.run(&mut rig, large.last()), Stored);
+    assert_eq!(rig.retained("t").unwrap(), "abcde");
+    assert_eq!(rig.state.assembling(), (0, 0));
+    let topic = TopicName::try_from("t").unwrap();
+    let retained = rig.state.retained().tree().get(&topic).unwrap();
+    assert_eq!(retained.index(), rig.index);
+}
+
+#[test]
+fn a_message_that_did_not_come_whole_is_not_retained() {
+    use retain_reply::Result::Quota;
+    let mut rig = Rig::new();
+    rig.retain("t", "before");
+    let large = Large::new(4, "abcde");
+    large.run(&mut rig, large.part(0, 3));
+    assert_eq!(large.run(&mut rig, large.last()), Quota);
+    assert_eq!(rig.state.assembling(), (0, 0));
+    assert_eq!(
+        large.run(&mut rig, large.part(3, 2)),
+        Quota,
+        "of nothing that began"
+    );
+    assert_eq!(rig.retained("t").unwrap(), "before", "nothing half-made");
+    let evicts = Large {
+        limits: Retain {
+            evict: true,
+            ..limited()
+        },
+        ..Large::new(5, "x")
+    };
+    assert_eq!(evicts.run(&mut rig, evicts.last()), Quota);
+    assert_eq!(rig.retained("t"), None);
+}
+
+#[test]
+fn parts_go_with_the_start_of_the_node_that_began_them() {
+    let ends: [fn(&mut Rig); 4] = [
+        |rig| drop(rig.run(node(1, 1), down(node(2, 1)))),
+        |rig| drop(rig.run(node(2, 2), up("n2"))),
+        |rig| drop(rig.run(node(2, 1), Command::Forget(Forget { node_id: 2 }))),
+        |rig| {
+            let join = Join {
+                node_id: 9,
+                name: "n2".into(),
+                ..Join::default()
+            };
+            rig.run(node(1, 1), Command::Join(join));
+        },
+    ];
+    for end in ends {
+        let mut rig = Rig::new();
+        let (theirs, ours) = (
+            Large {
+                from: node(2, 1),
+                ..Large::new(4, "abcde")
+            },
+            Large::new(4, "12"),
+        );
+        theirs.run(&mut rig, theirs.part(0, 3));
+        ours.run(&mut rig, ours.part(0, 1));
+        end(&mut rig);
+        assert_eq!(rig.state.assembling(), (1, 3), "that of the other stays");
+    }
+}
+
+#[test]
+fn parts_behind_the_end_of_their_start_in_one_batch_are_void() {
+    let mut rig = Rig::new();
+    let large = Large::new(4, "abcde");
+    let commands = vec![down(node(1, 1)), large.part(0, 3), large.last()];
+    let sequence = rig.sequences[&node(1, 1)] + 1;
+    rig.batch(node(1, 1), sequence, commands);
+    assert_eq!(rig.state.assembling(), (0, 0));
+    assert_eq!(rig.retained("t"), None);
+}
+
+#[test]
+fn room_for_a_message_in_parts_is_kept_from_its_first_part_on() {
+    use retain_reply::Result::{Quota, Stored};
+    let mut rig = Rig::new();
+    let bytes = |bytes_max| Retain {
+        bytes_max,
+        ..Retain::default()
+    };
+    assert_eq!(rig.retain_with("a", "12345", bytes(0)), Stored);
+    let large = |number, bytes_max| Large {
+        limits: bytes(bytes_max),
+        ..Large::new(number, "abcde")
+    };
+    let refused = large(1, 11);
+    assert_eq!(refused.run(&mut rig, refused.part(0, 2)), Quota);
+    assert_eq!(rig.state.assembling(), (0, 0));
+    let taken = large(2, 12);
+    assert_eq!(taken.run(&mut rig, taken.part(0, 5)), Stored);
+    assert_eq!(
+        rig.retain_with("b", "", bytes(12)),
+        retain_reply::Result::Deleted
+    );
+    assert_eq!(
+        rig.retain_with("b", "1", bytes(12)),
+        Quota,
+        "it is promised"
+    );
+    let second = large(3, 17);
+    assert_eq!(second.run(&mut rig, second.part(0, 5)), Quota);
+    assert_eq!(taken.run(&mut rig, taken.last()), Stored);
+    assert_eq!(rig.state.retained().bytes(), 12);
+    // In place of the former one of its topic.
+    let again = large(4, 12);
+    assert_eq!(again.run(&mut rig, again.part(0, 5)), Stored);
+    assert_eq!(again.run(&mut rig, again.last()), Stored);
+    // By number, too.
+    let many = Large {
+        limits: Retain {
+            messages_max: 1,
+            ..Retain::default()
+        },
+        ..Large::new(5, "abcde")
+    };
+    assert_eq!(
+        rig.retain_with("t", "", bytes(0)),
+        retain_reply::Result::Deleted
+    );
+    assert_eq!(many.run(&mut rig, many.part(0, 5)), Quota);
+}
+
+#[test]
+fn a_repeated_part_gets_its_answer_and_is_not_taken_twice() {
+    let mut rig = Rig::new();
+    let large = Large::new(4, "abcde");
+    large.run(&mut rig, large.part(0, 3));
+    let sequence = rig.sequences[&node(1, 1)];
+    let (reply, _) = rig.batch(node(1, 1), sequence, vec![large.part(0, 3)]);
+    assert!(
+        matches!(reply.result, Some(batch_reply::Result::Replies(_))),
+        "{reply:?}"
+    );
+    let (reply, _) = rig.batch(node(1, 1), sequence + 2, vec![large.last()]);
+    assert_eq!(reply.result, Some(batch_reply::Result::Gap(sequence)));
+    large.run(&mut rig, large.part(3, 2));
+    large.run(&mut rig, large.last());
+    assert_eq!(rig.retained("t").unwrap(), "abcde");
+}
+
+/// As the state is applied and as it comes back from a snapshot at any point, with what came after it.
+#[test]
+fn a_snapshot_amid_the_parts_and_the_rest_make_the_same_state() {
+    use super::assemblies::PART_BYTES;
+    let payload: Bytes = (0..5 * PART_BYTES / 2).map(|n| n as u8).collect();
+    let large = Large {
+        payload: payload.clone(),
+        limits: Retain::default(),
+        ..Large::new(4, "")
+    };
+    let places = (0..payload.len()).step_by(PART_BYTES);
+    let parts = places.map(|at| large.part(at, PART_BYTES.min(payload.len() - at)));
+    let commands: Vec<Command> = parts.chain([large.last()]).collect();
+    for cut in 0..=commands.len() {
+        let mut rig = Rig::new();
+        for (done, command) in commands.iter().enumerate() {
+            if done == cut {
+                rig.state = from_snapshot(&rig.state);
+            }
+            large.run(&mut rig, command.clone());
+        }
+        rig.state = from_snapshot(&rig.state);
+        assert_eq!(rig.retained("t").unwrap(), payload, "cut at {cut}");
+        assert_eq!(rig.state.assembling(), (0, 0));
+    }
+}
+
+fn from_snapshot(state: &MetaState) -> MetaState {
+    let mut restored = MetaState::default();
+    for record in state.records() {
+        assert!(record.encoded_len() < 600 << 10, "it is in parts");
+        restored.restore(record).unwrap();
+    }
+    restored.restored().unwrap();
+    restored
+}
+
+#[test]
+fn a_snapshot_whose_parts_do_not_fit_is_refused() {
+    use flotte_proto::{MetaRecord, meta_record::Record};
+    let record = |record| MetaRecord {
+        record: Some(record),
+    };
+    let retained = |payload_bytes| {
+        record(Record::Retained(flotte_proto::RetainedRecord {
+            message: Some(message("t", "")),
+            payload_bytes,
+            ..Default::default()
+        }))
+    };
+    let part = |text: &'static str| record(Record::PayloadPart(text.into()));
+    let taken = |records: Vec<MetaRecord>| {
+        let mut state = MetaState::default();
+        let all = records.into_iter().try_for_each(|one| state.restore(one));
+        all.and_then(|()| state.restored())
+    };
+    assert!(taken(vec![retained(2), part("a"), part("b")]).is_ok());
+    assert!(taken(vec![retained(2), part("a")]).is_err());
+    assert!(taken(vec![retained(2), part("abc")]).is_err());
+    assert!(taken(vec![retained(2), part("a"), part("")]).is_err());
+    assert!(taken(vec![retained(2), retained(1), part("a")]).is_err());
+    assert!(taken(vec![part("a")]).is_err());
+    assert!(taken(vec![retained(u64::MAX), part("a")]).is_err());
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct GroupConfig {
     pub snapshot_bytes: u64,
     /// Entries that stay in the log after a snapshot, for followers that are a little behind.
     pub log_tail_entries: u64,
+    /// Bytes of them at most.
+    pub log_tail_bytes: u64,
     /// Largest entry.
     pub entry_bytes_max: usize,
     /// Requests that wait for the group's task, and entries without a result.
@@ -45,6 +47,7 @@ impl GroupConfig {
             snapshot_entries: 10_000,
             snapshot_bytes: 32 << 20,
             log_tail_entries: 2_000,
+            log_tail_bytes: 64 << 20,
             entry_bytes_max: 8 << 20,
             queue_max: 4_096,
         }

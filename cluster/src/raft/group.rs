@@ -127,6 +127,7 @@ impl Group {
             config: config.clone(),
             raft: raft.clone(),
             network: host.network.clone(),
+            journal: host.journal.clone(),
             snapshots: Arc::clone(&snapshots),
             progress: Arc::clone(&progress),
             status: status_sender,

@@ -20,7 +20,7 @@ use super::snapshot::GroupSnapshots;
 use super::status::{Death, FatalSignal, GroupStatus, Role};
 use super::types::{Raft, Types};
 use crate::beat;
-use crate::journal::GroupId;
+use crate::journal::{GroupId, Journal};
 use crate::net::{Network, NodeId};
 
 /// What the task holds on to.
@@ -30,6 +30,7 @@ pub struct Watcher {
     pub rounds: Rounds,
     pub raft: Raft,
     pub network: Network,
+    pub journal: Journal,
     pub snapshots: Arc<GroupSnapshots>,
     pub progress: Arc<Progress>,
     pub status: watch::Sender<GroupStatus>,
@@ -47,6 +48,7 @@ impl Watcher {
         let mut connected = HashSet::new();
         let between = Duration::from_millis(self.config.heartbeat_ms);
         let mut heartbeat = beat::interval(between);
+        let mut trimmed = 0;
         loop {
             let (leads, fatal) = {
                 let seen = metrics.borrow_and_update();
@@ -62,6 +64,7 @@ impl Watcher {
                 break;
             }
             self.snapshot_if_due(&gauges).await;
+            self.trim(&mut trimmed).await;
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() { break },
                 Ok(()) = connections.changed() => self.resume(&mut connected).await,
@@ -102,6 +105,22 @@ impl Watcher {
         if !new.is_empty() {
             // A stopped group is noticed by the caller.
             let _ = self.raft.trigger().reset_backoff(new).await;
+        }
+    }
+
+    /// After each snapshot the log goes as far as that covers it, but for a tail; the library bounds that by entries alone,
+    /// and there may be large ones.
+    async fn trim(&self, trimmed: &mut u64) {
+        let snapshot = self.status.borrow().snapshot;
+        if snapshot == *trimmed {
+            return;
+        }
+        *trimmed = snapshot;
+        let tail = self.config.log_tail_bytes;
+        if let Some(before) = self.journal.index_before_last(self.group, tail) {
+            // A stopped group is noticed by the caller.
+            let trigger = self.raft.trigger();
+            let _ = trigger.purge_log(before.min(snapshot)).await;
         }
     }
 

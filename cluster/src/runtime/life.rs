@@ -20,6 +20,7 @@ use super::kicks::Kicks;
 use super::links::Links;
 use super::node::Node;
 use super::reads::Reads;
+use super::retaining::Retaining;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Keeps, Receiver};
@@ -40,6 +41,7 @@ pub struct Life {
     pub(crate) barrier: Barriers,
     pub(crate) reads: Reads,
     pub(crate) kicks: Kicks,
+    pub(super) retaining: Retaining,
     /// Receiving ends of the links from all nodes; held while a frame is delivered.
     pub(super) receiver: Mutex<Receiver>,
     /// What other nodes keep for this one: of the newest incarnation that sent something.

@@ -17,6 +17,7 @@ use super::life::{Life, ToLeader};
 use super::links::Links;
 use super::node::Node;
 use super::reads::Reads;
+use super::retaining::Retaining;
 use super::sessions::Duties;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeRef};
@@ -154,6 +155,7 @@ impl Node {
             ),
             reads: Reads::start(Arc::clone(self), shutdown.clone()),
             kicks: Kicks::new(me, network, meta, Arc::clone(&self.local), shutdown.clone()),
+            retaining: Retaining::new(),
             receiver: Mutex::new(Receiver::default()),
             keeps: Mutex::default(),
             proposers,

@@ -18,6 +18,7 @@ mod node;
 mod problems;
 mod reads;
 mod replicas;
+pub(crate) mod retaining;
 mod sessions;
 mod start;
 mod status;

@@ -101,6 +101,8 @@ pub struct Status {
     pub routes: (usize, usize),
     /// Retained messages and their bytes.
     pub retained: (usize, u64),
+    /// Those of which parts have come, and what they will add to the bytes.
+    pub retained_coming: (usize, u64),
     /// Messages that wait on each link.
     pub links: Vec<(NodeId, usize)>,
     /// What all members understand.
@@ -117,7 +119,7 @@ impl Node {
             Some(_) if held => State::Up,
             Some(_) => State::NoQuorum,
         };
-        let (nodes, routes, retained, feature_level) = {
+        let (nodes, routes, retained, retained_coming, feature_level) = {
             let meta = self.meta.read();
             let node = |(id, member): (&NodeId, &flotte_proto::Member)| NodeStatus {
                 id: *id,
@@ -139,6 +141,7 @@ impl Node {
                 nodes,
                 meta.routes().counts(),
                 (meta.retained().len(), meta.retained().bytes()),
+                meta.assembling(),
                 meta.feature_level(),
             )
         };
@@ -159,6 +162,7 @@ impl Node {
                 .unwrap_or_default(),
             routes,
             retained,
+            retained_coming,
             feature_level,
             links: life.map(|life| life.links.queued()).unwrap_or_default(),
         };

@@ -1,7 +1,8 @@
 //! Publishes of the clients of a node in a simulation, and what is retained.
 
+use bytes::Bytes;
 use flotte_proto::meta_command::Command as Meta;
-use flotte_proto::{Retain, RetainedMessage, WillKey};
+use flotte_proto::{Retain, RetainBegin, RetainPart, RetainedMessage, WillKey};
 
 use super::ctx::{Broken, Ctx};
 use super::life::{Call, Ticket};
@@ -59,21 +60,54 @@ impl Process {
         if let Some(connected) = self.sessions().and_then(|s| s.connected.get_mut(&conn)) {
             connected.retaining = true;
         }
-        let retained = RetainedMessage {
+        let mut retained = RetainedMessage {
             topic: TOPICS[msg.topic].into(),
             qos: 1,
             payload: payload(message),
             publisher: client_id(ctx.conns[conn].client),
             ..RetainedMessage::default()
         };
+        let mut assembly = 0;
+        if message.is_multiple_of(2) {
+            assembly = message + 1;
+            let payload = std::mem::take(&mut retained.payload);
+            self.propose_parts(ctx, assembly, &retained, payload);
+        }
         let retain = Retain {
             message: Some(retained),
+            assembly,
             ..Retain::default()
         };
         if ctx.broken == Some(Broken::RetainedEarly) {
             self.route(ctx, message, Placing::Publish(message));
         }
         self.propose_meta(ctx, Meta::Retain(retain), Ticket::Retain(message));
+    }
+
+    /// As a large payload goes: in parts, which a crash or the loss of a batch may come between.
+    fn propose_parts(
+        &mut self,
+        ctx: &mut Ctx,
+        number: u64,
+        retained: &RetainedMessage,
+        payload: Bytes,
+    ) {
+        let middle = payload.len() / 2;
+        let begin = RetainBegin {
+            topic: retained.topic.clone(),
+            payload_bytes: payload.len() as u64,
+            bytes: (retained.topic.len() + payload.len()) as u64,
+            ..RetainBegin::default()
+        };
+        for (offset, end) in [(0, middle), (middle, payload.len())] {
+            let part = RetainPart {
+                number,
+                offset: offset as u64,
+                data: payload.slice(offset..end),
+                begin: (offset == 0).then(|| begin.clone()),
+            };
+            self.propose_meta(ctx, Meta::RetainPart(part), Ticket::Quiet);
+        }
     }
 
     /// A retained publish is committed and applied here: only now it is matched.

@@ -55,8 +55,25 @@ impl Raw {
 
     /// Writes a PUBLISH; its payload is not copied.
     pub fn publish(&mut self, topic: &str, qos: u8, packet_id: u16, payload: &[u8]) {
+        self.write_publish(qos << 1, topic, packet_id, payload)
+            .expect("the node reads");
+    }
+
+    /// Writes a PUBLISH that is to be retained, at QoS 1. An error = the node went meanwhile.
+    pub fn retain(&mut self, topic: &str, packet_id: u16, payload: &[u8]) -> io::Result<()> {
+        self.write_publish(0b11, topic, packet_id, payload)
+    }
+
+    fn write_publish(
+        &mut self,
+        flags: u8,
+        topic: &str,
+        packet_id: u16,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let qos = flags >> 1 & 3;
         let mut rest = 2 + topic.len() + usize::from(qos > 0) * 2 + payload.len();
-        let mut head = vec![0x30 | qos << 1];
+        let mut head = vec![0x30 | flags];
         loop {
             let byte = u8::try_from(rest % 128).expect("below 128");
             rest /= 128;
@@ -71,8 +88,8 @@ impl Raw {
         if qos > 0 {
             head.extend_from_slice(&packet_id.to_be_bytes());
         }
-        self.send(&head);
-        self.send(payload);
+        self.stream.write_all(&head)?;
+        self.stream.write_all(payload)
     }
 
     pub fn recv_puback(&mut self, packet_id: u16) {

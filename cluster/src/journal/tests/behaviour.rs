@@ -189,6 +189,22 @@ fn purge_beyond_the_end_empties_the_log_and_it_goes_on_there() {
 }
 
 #[test]
+fn the_last_bytes_of_a_log_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&dir, JournalConfig::default());
+    assert_eq!(journal.index_before_last(ONE, 0), None);
+    append(&journal, ONE, records(4, 10, 50)).unwrap();
+    assert_eq!(journal.index_before_last(ONE, 0), Some(13));
+    assert_eq!(journal.index_before_last(ONE, 99), Some(12));
+    assert_eq!(journal.index_before_last(ONE, 100), Some(11));
+    assert_eq!(journal.index_before_last(ONE, 499), Some(4));
+    assert_eq!(journal.index_before_last(ONE, 500), None);
+    purge(&journal, ONE, 11).unwrap();
+    assert_eq!(journal.index_before_last(ONE, 100), None);
+    assert_eq!(journal.index_before_last(ONE, 50), Some(12));
+}
+
+#[test]
 fn truncation_of_everything_lets_the_log_begin_anew() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(&dir, JournalConfig::default());

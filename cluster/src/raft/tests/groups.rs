@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::nodes::{Cluster, LIMIT, Node, POISON, is_follower, propose_at, quick, until};
+use super::nodes::{Cluster, GROUP, LIMIT, Node, POISON, is_follower, propose_at, quick, until};
 use crate::net::{Haste, NodeId};
 use crate::raft::{
     Death, GroupConfig, InitializeError, ProposeError, ReadError, Role, SubmitError, TransferError,
@@ -340,6 +340,34 @@ async fn only_the_newest_snapshot_stays_on_disk() {
     }
     let leader = cluster.leader().await;
     assert!(propose_at(leader, "after").await.is_ok());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_large_entries_that_a_snapshot_covers_no_more_stay_than_their_bytes_allow() {
+    let config = GroupConfig {
+        snapshot_bytes: 200_000,
+        log_tail_bytes: 100_000,
+        ..quick()
+    };
+    let cluster = Cluster::founded(config).await;
+    let leader = cluster.leader().await;
+    for number in 0..60 {
+        let entry = Bytes::from(vec![number; 20_000]);
+        leader.group.submit(entry).await.unwrap().await.unwrap();
+    }
+    cluster.agree(60).await;
+    for node in cluster.nodes.values() {
+        // There are snapshots at 0.2, 0.4 and 0.8 MB; by their number all entries might stay.
+        let cut = async {
+            while node.journal.index_before_last(GROUP, 700_000).is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, cut).await.unwrap();
+    }
+    assert!(propose_at(leader, "after").await.is_ok());
+    cluster.agree(61).await;
     cluster.stop().await;
 }
 

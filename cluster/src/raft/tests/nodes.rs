@@ -133,7 +133,7 @@ pub struct Node {
     pub fatal: FatalSignal,
     pub network: Network,
     pub address: SocketAddr,
-    journal: Journal,
+    pub journal: Journal,
     shutdown: CancellationToken,
     router: Arc<Router>,
 }
