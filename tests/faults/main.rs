@@ -26,7 +26,7 @@ use load::{Load, Mode, World};
 use schedule::{Length, Schedule, Step};
 
 /// How long faults go on in a short run.
-const SHORT: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(25);
 /// The same for each seed of a long one.
 const LONG: Duration = Duration::from_secs(150);
 /// How long what is under way may take to arrive once all is healed.
