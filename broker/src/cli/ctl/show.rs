@@ -91,7 +91,7 @@ fn feature_level(status: &Status) -> String {
     let others = status.nodes.iter().filter(|node| !knows_more(node));
     let names: Vec<String> = others.map(|node| node.name.clone()).collect();
     let names = or_dash(list(&names).as_deref());
-    format!("{level} (until {names} is of the new version, too)")
+    format!("{level} (some know more; not yet: {names})")
 }
 
 /// First of all, where a tired reader begins.

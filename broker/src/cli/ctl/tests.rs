@@ -95,6 +95,29 @@ fn the_status_of_a_newer_node_is_shown() {
     assert_eq!(shown, expected);
 }
 
+/// Half-way through an upgrade.
+#[test]
+fn the_feature_level_is_shown_and_who_keeps_it_down() {
+    let node = |name: &str, level: u32| {
+        format!(
+            r#"{{"name":"{name}","id":"7","state":"up","incarnation":2,"address":"{name}:7883","leader":false,"voter":true,"feature_level":{level}}}"#
+        )
+    };
+    let status = |used: u32, levels: [u32; 3]| {
+        let [a, b, c] = levels;
+        let nodes = [node("n1", a), node("n2", b), node("n3", c)].join(",");
+        let text = format!(
+            r#"{{"cluster_id":"c","node":{{"name":"n1","id":"7","incarnation":2,"version":"0.1.0","uptime_s":61}},
+            "state":"up","lease_ms_left":1200,"nodes":[{nodes}],"groups":[],"clients":4,"feature_level":{used}}}"#
+        );
+        show::status(&serde_json::from_str(&text).unwrap())
+    };
+    let mixed = status(2, [3, 2, 2]);
+    let told = "feature level  2 (some know more; not yet: n2, n3)\n";
+    assert!(mixed.contains(told), "{mixed}");
+    assert!(status(3, [3, 3, 3]).contains("feature level  3\n"));
+}
+
 #[test]
 fn a_node_that_joins_is_waited_for() {
     let status = |cluster: &str, state: &str| {
