@@ -118,7 +118,7 @@ impl Wheel {
         }
     }
 
-    /// Looks at all that is due. To be called each [`TICK_MS`].
+    /// Looks at all that is due. To be called each `TICK_MS`.
     pub fn turn(&self) {
         self.turn_to(self.now_ms());
     }
