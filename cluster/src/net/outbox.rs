@@ -7,15 +7,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use flotte_proto::{ControlFrame, Envelope};
 use futures::Stream;
 use metrics::{Counter, counter};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, Sleep};
 
 /// Bounds of one queue.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +37,9 @@ pub enum PushError {
     TooLarge { size: usize, max: usize },
 }
 
-/// How long an envelope that may wait does so, with nothing else to take it along.
-const GATHER: Duration = Duration::from_millis(2);
+/// How often all other tasks that are ready have a turn before an envelope that may wait goes with nothing else to take it along. What
+/// wakes several groups at once, a beat or a frame, has made all of them say what they have to say by then; no timer is needed for it.
+const TURNS: u8 = 4;
 
 /// Where envelopes are put; clones share one queue.
 #[derive(Clone, Debug)]
@@ -67,8 +66,8 @@ pub struct Frames {
     /// Those that wait for others; less than a frame.
     held: Vec<Queued>,
     held_bytes: usize,
-    /// Until when they do; made with the first of them.
-    due: Option<Pin<Box<Sleep>>>,
+    /// Turns that others have had since the first of them came.
+    turns: u8,
     sent: Sent,
 }
 
@@ -106,7 +105,7 @@ pub fn channel(limits: OutboxLimits) -> (Outbox, Frames) {
         frame_bytes: limits.frame_bytes,
         held: Vec::new(),
         held_bytes: 0,
-        due: None,
+        turns: 0,
         sent: Sent::new(),
     };
     (outbox, frames)
@@ -146,11 +145,7 @@ impl Outbox {
 impl Frames {
     fn hold(&mut self, queued: Queued) {
         if self.held.is_empty() {
-            let at = Instant::now() + GATHER;
-            match &mut self.due {
-                Some(due) => due.as_mut().reset(at),
-                None => self.due = Some(Box::pin(tokio::time::sleep_until(at))),
-            }
+            self.turns = 0;
         }
         self.held_bytes += queued.size;
         self.held.push(queued);
@@ -191,12 +186,13 @@ impl Stream for Frames {
                 }
                 Poll::Ready(None) => return Poll::Ready(self.frame()),
                 Poll::Pending if self.held.is_empty() => return Poll::Pending,
-                Poll::Pending => {
-                    if let Some(due) = &mut self.due {
-                        ready!(due.as_mut().poll(cx));
-                    }
-                    return Poll::Ready(self.frame());
+                Poll::Pending if self.turns < TURNS => {
+                    self.turns += 1;
+                    // To the end of the line of those that are ready.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
+                Poll::Pending => return Poll::Ready(self.frame()),
             }
         }
     }
@@ -246,23 +242,25 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_may_wait_goes_together_after_a_moment() {
+    #[tokio::test]
+    async fn what_may_wait_goes_together_once_others_had_their_turns() {
         let (outbox, mut frames) = channel(LIMITS);
         outbox.push(patient(1)).await.unwrap();
+        for call in 2..=u64::from(TURNS) {
+            assert!(frames.next().now_or_never().is_none());
+            outbox.push(patient(call)).await.unwrap();
+        }
         assert!(frames.next().now_or_never().is_none());
-        outbox.push(patient(2)).await.unwrap();
-        assert!(frames.next().now_or_never().is_none());
-        let begin = Instant::now();
-        assert_eq!(frames.next().await.unwrap().envelopes.len(), 2);
-        assert_eq!(begin.elapsed(), GATHER);
+        let frame = frames.next().await.unwrap();
+        assert_eq!(frame.envelopes.len(), usize::from(TURNS));
+        // Nothing but turns is waited for.
         outbox.push(patient(3)).await.unwrap();
         drop(outbox);
         assert_eq!(frames.next().await.unwrap().envelopes.len(), 1);
         assert!(frames.next().await.is_none());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_may_not_wait_goes_at_once_and_takes_the_others_along() {
         let (outbox, mut frames) = channel(LIMITS);
         outbox.push(patient(1)).await.unwrap();
