@@ -419,6 +419,10 @@ fn describe_cluster() {
         "flotte_raft_role",
         "0 learner, 1 follower, 2 candidate, 3 leader, by group"
     );
+    describe_gauge!(
+        "flotte_feature_level",
+        "What all members understand: the lowest feature level among them"
+    );
     describe_gauge!("flotte_raft_term", "Term, by group");
     describe_gauge!("flotte_raft_commit_index", "Last committed index, by group");
     describe_gauge!("flotte_raft_applied_index", "Last applied index, by group");

@@ -167,7 +167,7 @@ fn a_name_that_the_machine_knows_is_found() {
     let second = Launch::new("second")
         .arg("--discover-dns")
         .arg(name)
-        .spawn();
+        .start();
     wait_node_ready(&second);
     assert_eq!(status(&second)["cluster_id"], status(&first)["cluster_id"]);
 }

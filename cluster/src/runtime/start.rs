@@ -348,6 +348,12 @@ impl Node {
     /// Founds the cluster with exactly these. Its id is that of the founder, which granted nodes know.
     async fn found(self: &Arc<Self>, founders: &[Hello]) -> Result<(), StoreError> {
         let ids: Vec<NodeId> = founders.iter().map(|hello| NodeId(hello.node_id)).collect();
+        // Those that it only heard of it would not find again, should it stop before the cluster stands.
+        let reached = ids
+            .iter()
+            .copied()
+            .zip(founders.iter().map(|f| f.advertise.clone()));
+        self.store.set_addresses(&reached.collect::<Vec<_>>())?;
         self.store.set_founders(&ids)?;
         if self.identity.cluster_id() == 0 {
             info!(nodes = ids.len(), "founding a cluster");
@@ -479,13 +485,7 @@ fn other(hello: &Option<Hello>, me: NodeId) -> Option<&Hello> {
 }
 
 fn info_of(hello: &Hello) -> (NodeId, NodeInfo) {
-    (
-        NodeId(hello.node_id),
-        NodeInfo {
-            name: hello.name.clone(),
-            advertise: hello.advertise.clone(),
-        },
-    )
+    (NodeId(hello.node_id), NodeInfo::from(&member_of(hello)))
 }
 
 fn member_of(hello: &Hello) -> Member {

@@ -8,7 +8,7 @@ use flotte_proto::{TimeRequest, TimeResponse, envelope};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::node::Node;
 use crate::id::{GroupId, NodeId};
@@ -146,7 +146,9 @@ impl Keeping {
                 let silent: Vec<NodeId> = survey.silent().collect();
                 let from_ms = self.time.now_ms();
                 let clocks_ms = stamp.ms_at(Instant::now());
-                if silent.is_empty() {
+                if from_ms == 0 {
+                    debug!(%group, clocks_ms, "a group begins: state time is that of the voters' clocks");
+                } else if silent.is_empty() {
                     info!(%group, from_ms, clocks_ms, "all replicas were down: state time goes on by the clocks of the voters");
                 } else {
                     warn!(%group, from_ms, clocks_ms, ?silent, "no replica that answers has run since before: state time goes on by the clocks of the voters that do");
