@@ -139,6 +139,7 @@ clauses! { Version::V311;
     behaviour_will_flag_without_will => connecting::will_flag_without_will_is_refused,
     behaviour_repeated_subscription_replays => retaining::repeated_subscription_replays,
     behaviour_retained_live_or_replayed => retaining::retained_message_comes_live_or_replayed,
+    behaviour_retained_again_to_who_subscribes_again => retaining::what_came_live_is_replayed_to_who_subscribes_again,
     behaviour_whole_life_in_one_piece => pipelining::whole_life_in_one_piece,
     behaviour_error_behind_connect => pipelining::connect_is_answered_before_an_error_behind_it,
     behaviour_requests_during_a_slow_replay => pipelining::requests_are_answered_during_a_slow_replay,

@@ -250,6 +250,7 @@ clauses! { Version::V5;
     behaviour_begun_qos2_survives => sessions::begun_qos2_of_a_publisher_survives,
     behaviour_no_resend_without_reconnect => sessions::nothing_is_resent_without_reconnect,
     behaviour_retained_live_or_replayed => retaining::retained_message_comes_live_or_replayed,
+    behaviour_retained_again_to_who_subscribes_again => retaining::what_came_live_is_replayed_to_who_subscribes_again,
     behaviour_retained_properties => retaining::replay_has_the_properties_of_the_message,
     behaviour_latest_retained_of_each_topic => retaining::new_subscription_gets_the_latest_of_each_topic,
     behaviour_shared_one_member => shared::each_message_goes_to_one_member,

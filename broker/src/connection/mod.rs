@@ -312,8 +312,8 @@ impl Connection {
             && requests.is_idle()
         {
             let mut output = self.session.output().lock();
-            if requests.is_over(&output) {
-                output.replays_done();
+            if requests.is_over(&mut output) {
+                output.forget_replays();
                 drop(output);
                 self.requests = None;
             }

@@ -63,8 +63,8 @@ impl Requests {
     }
 
     /// All is done. Says whether nothing is left to wait for: what was replayed may still come live.
-    pub(super) fn is_over(&mut self, output: &Output) -> bool {
-        if !output.has_replayed() {
+    pub(super) fn is_over(&mut self, output: &mut Output) -> bool {
+        if !output.replays_done() {
             return true;
         }
         let lingering = self

@@ -16,7 +16,8 @@ const RECENT_INDEXES: u64 = 10_000;
 /// What came to one session since it began to subscribe. What is committed together has one meta index, so topics count too.
 #[derive(Debug, Default)]
 pub(super) struct Meeting {
-    live: HashSet<u64, RandomState>,
+    /// None = no replay is to come: one that is asked for later shows what came live before it, too.
+    live: Option<HashSet<u64, RandomState>>,
     replayed: HashSet<u64, RandomState>,
     hasher: RandomState,
 }
@@ -42,22 +43,34 @@ impl Form {
 }
 
 impl Meeting {
+    /// From now on messages come on both ways.
+    pub fn begin(&mut self) {
+        self.live.get_or_insert_default();
+    }
+
+    /// All replays are over.
+    pub fn end(&mut self) {
+        self.live = None;
+    }
+
     /// A message retained at this meta index comes live. False = the client has the same copy by replay.
     pub fn comes_live(&mut self, index: u64, topic: &str, form: Option<Form>) -> bool {
         let is_new = form.is_none_or(|form| {
             self.replayed.is_empty() || !self.replayed.contains(&self.of_replay(index, topic, form))
         });
-        if is_new && self.live.len() < KEPT_MAX {
-            let key = self.hasher.hash_one((index, topic));
-            self.live.insert(key);
+        if let Some(live) = &mut self.live
+            && is_new
+            && live.len() < KEPT_MAX
+        {
+            live.insert(self.hasher.hash_one((index, topic)));
         }
         is_new
     }
 
     /// Whether such a message came live already.
     pub fn came_live(&self, index: u64, topic: &str) -> bool {
-        let key = self.hasher.hash_one((index, topic));
-        self.live.contains(&key)
+        let live = self.live.as_ref();
+        live.is_some_and(|live| live.contains(&self.hasher.hash_one((index, topic))))
     }
 
     /// Such a message is replayed in this form, by a replay of what there was at `upto`.
@@ -92,12 +105,17 @@ mod tests {
     };
 
     #[test]
-    fn message_that_came_live_is_known_by_index_and_topic() {
+    fn message_that_came_live_is_known_by_index_and_topic_until_the_replays_are_over() {
         let mut meeting = Meeting::default();
+        meeting.begin();
         assert!(meeting.comes_live(7, "a", Some(FORM)));
         assert!(meeting.came_live(7, "a"));
         assert!(!meeting.came_live(7, "b"));
         assert!(!meeting.came_live(8, "a"));
+        meeting.end();
+        meeting.comes_live(9, "a", Some(FORM));
+        meeting.begin();
+        assert!(!meeting.came_live(7, "a") && !meeting.came_live(9, "a"));
     }
 
     #[test]
@@ -128,13 +146,14 @@ mod tests {
     #[test]
     fn both_ways_are_bounded() {
         let mut meeting = Meeting::default();
+        meeting.begin();
         for index in 1..=2 * KEPT_MAX as u64 {
             meeting.comes_live(index, "a", None);
             meeting.is_replayed(index, index, "a", Some(FORM));
         }
         assert_eq!(
-            (meeting.live.len(), meeting.replayed.len()),
-            (KEPT_MAX, KEPT_MAX)
+            (meeting.live.map(|live| live.len()), meeting.replayed.len()),
+            (Some(KEPT_MAX), KEPT_MAX)
         );
     }
 }

@@ -159,17 +159,19 @@ impl Output {
 
     /// A subscription is about to be made whose retained messages are to be replayed.
     pub fn expect_replay(&mut self) {
-        self.meeting.get_or_insert_default();
+        self.meeting.get_or_insert_default().begin();
     }
 
-    /// Whether something was replayed that may still come live.
-    pub fn has_replayed(&self) -> bool {
-        let meeting = self.meeting.as_ref();
-        meeting.is_some_and(|meeting| meeting.has_replayed())
+    /// All replays are over. Says whether something was replayed that may still come live.
+    pub fn replays_done(&mut self) -> bool {
+        self.meeting.as_mut().is_some_and(|meeting| {
+            meeting.end();
+            meeting.has_replayed()
+        })
     }
 
-    /// All replays are over, and nothing of them comes live any more.
-    pub fn replays_done(&mut self) {
+    /// And nothing of them comes live any more.
+    pub fn forget_replays(&mut self) {
         self.meeting = None;
     }
 

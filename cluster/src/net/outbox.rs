@@ -253,7 +253,6 @@ mod tests {
         assert!(frames.next().now_or_never().is_none());
         let frame = frames.next().await.unwrap();
         assert_eq!(frame.envelopes.len(), usize::from(TURNS));
-        // Nothing but turns is waited for.
         outbox.push(patient(3)).await.unwrap();
         drop(outbox);
         assert_eq!(frames.next().await.unwrap().envelopes.len(), 1);

@@ -290,6 +290,21 @@ pub async fn replacing_a_subscription_loses_nothing(t: Target) {
     assert_eq!(replays, 1, "{got:?}");
 }
 
+/// [MQTT-3.3.1-6]: who subscribes again gets all that is retained again, also what came live since the first time.
+pub async fn what_came_live_is_replayed_to_who_subscribes_again(t: Target) {
+    let root = fresh("again");
+    let kept = |name| publish(format!("{root}/{name}")).qos1(1).retain();
+    t.publish_from_elsewhere(kept("a").payload("kept")).await;
+    let mut subscriber = t.client().await;
+    let filter = format!("{root}/#");
+    assert_eq!(replay(&t, &mut subscriber, &filter, 1).await.len(), 1);
+    t.publish_from_elsewhere(kept("b").payload("kept")).await;
+    let live = subscriber.recv_publish().await;
+    assert!(!live.retain(), "{live:?}");
+    subscriber.acknowledge(&live).await;
+    assert_eq!(replay(&t, &mut subscriber, &filter, 1).await.len(), 2);
+}
+
 /// Messages retained while a subscription is made come live or replayed: none is missing, and none comes twice.
 pub async fn retained_message_comes_live_or_replayed(t: Target) {
     let here = t.client().await;
