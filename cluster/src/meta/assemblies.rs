@@ -2,9 +2,11 @@
 //! function of commands: what a node has begun belongs to its present start, and goes with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flotte_proto::AssemblyRecord;
+use parking_lot::Mutex;
 
 use crate::id::NodeId;
 
@@ -29,8 +31,61 @@ struct Assembly {
     payload_bytes: u64,
     /// What its message will count.
     bytes: u64,
+    held_bytes: u64,
+    data: Arc<Mutex<Data>>,
+}
+
+/// What has come of a payload.
+#[derive(Debug)]
+enum Data {
     /// Has its full capacity from the beginning: it becomes the message's payload without a copy.
-    data: Vec<u8>,
+    Growing(Vec<u8>),
+    Whole(Bytes),
+}
+
+impl Data {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Growing(data) => data,
+            Data::Whole(data) => data,
+        }
+    }
+}
+
+/// What had come of a payload at some time, read while more comes behind it.
+#[derive(Debug)]
+pub struct Held {
+    data: Arc<Mutex<Data>>,
+    bytes: usize,
+}
+
+impl Held {
+    /// In parts, each copied when it is its turn: `append` waits for no more than that.
+    pub fn into_parts(self) -> impl Iterator<Item = Bytes> {
+        let starts = (0..self.bytes).step_by(PART_BYTES);
+        let ranges = starts.map(move |start| start..self.bytes.min(start + PART_BYTES));
+        ranges.map(move |range| Bytes::copy_from_slice(&self.data.lock().bytes()[range]))
+    }
+}
+
+impl Assembly {
+    /// A snapshot that is under way goes on reading the same memory.
+    fn into_payload(self) -> Bytes {
+        let mut data = self.data.lock();
+        let payload = match &mut *data {
+            Data::Growing(data) => Bytes::from(std::mem::take(data)),
+            Data::Whole(payload) => payload.clone(),
+        };
+        *data = Data::Whole(payload.clone());
+        payload
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            data: Arc::clone(&self.data),
+            bytes: usize::try_from(self.held_bytes).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 impl Assemblies {
@@ -42,10 +97,12 @@ impl Assemblies {
         if !fits || under_way >= UNDER_WAY_MAX || self.open.contains_key(&key) {
             return false;
         }
+        let data = Vec::with_capacity(usize::try_from(payload_bytes).unwrap_or(0));
         let assembly = Assembly {
             payload_bytes,
             bytes,
-            data: Vec::with_capacity(usize::try_from(payload_bytes).unwrap_or(0)),
+            held_bytes: 0,
+            data: Arc::new(Mutex::new(Data::Growing(data))),
         };
         self.bytes += bytes;
         self.open.insert(key, assembly);
@@ -57,9 +114,12 @@ impl Assemblies {
         let Some(assembly) = self.open.get_mut(&(node, number)) else {
             return false;
         };
-        let here = assembly.data.len() as u64;
-        if offset == here && part.len() as u64 <= assembly.payload_bytes - here {
-            assembly.data.extend_from_slice(part);
+        let (here, more) = (assembly.held_bytes, part.len() as u64);
+        if offset == here && more <= assembly.payload_bytes - here {
+            if let Data::Growing(data) = &mut *assembly.data.lock() {
+                data.extend_from_slice(part);
+            }
+            assembly.held_bytes += more;
             return true;
         }
         self.drop_one(node, number);
@@ -69,7 +129,7 @@ impl Assemblies {
     /// Takes a payload out. None = it has not come whole, or is not known; then nothing is left of it.
     pub fn take(&mut self, node: NodeId, number: u64) -> Option<Bytes> {
         let assembly = self.drop_one(node, number)?;
-        (assembly.data.len() as u64 == assembly.payload_bytes).then(|| assembly.data.into())
+        (assembly.held_bytes == assembly.payload_bytes).then(|| assembly.into_payload())
     }
 
     /// The present start of a node is over.
@@ -97,17 +157,17 @@ impl Assemblies {
         self.open.len()
     }
 
-    /// Each as a record and what it holds, copied: it grows on while a snapshot is written.
-    pub fn records(&self) -> impl Iterator<Item = (AssemblyRecord, Bytes)> {
+    /// Each as a record and what it holds now.
+    pub fn records(&self) -> impl Iterator<Item = (AssemblyRecord, Held)> {
         self.open.iter().map(|((node, number), assembly)| {
             let record = AssemblyRecord {
                 node_id: node.0,
                 number: *number,
                 payload_bytes: assembly.payload_bytes,
                 bytes: assembly.bytes,
-                held_bytes: assembly.data.len() as u64,
+                held_bytes: assembly.held_bytes,
             };
-            (record, Bytes::copy_from_slice(&assembly.data))
+            (record, assembly.held())
         })
     }
 }
@@ -124,13 +184,34 @@ mod tests {
         let mut all = Assemblies::default();
         assert!(all.begin(N, 1, 5, 6));
         assert_eq!((all.bytes(), all.len()), (6, 1));
-        let place = all.open[&(N, 1)].data.as_ptr();
+        let place = all.open[&(N, 1)].data.lock().bytes().as_ptr();
         assert!(all.append(N, 1, 0, b"abc"));
         assert!(all.append(N, 1, 3, b"de"));
         let payload = all.take(N, 1).unwrap();
         assert_eq!((&payload[..], payload.as_ptr()), (&b"abcde"[..], place));
         assert_eq!((all.bytes(), all.len()), (0, 0));
         assert_eq!(all.take(N, 1), None);
+    }
+
+    #[test]
+    fn what_had_come_is_read_while_more_comes_and_after_it_went() {
+        let early: Vec<u8> = (0..=255).cycle().take(PART_BYTES + 10).collect();
+        for whole in [false, true] {
+            let mut all = Assemblies::default();
+            let bytes = early.len() as u64 + 4;
+            assert!(all.begin(N, 1, bytes, bytes) && all.append(N, 1, 0, &early));
+            let (record, held) = all.records().next().unwrap();
+            let mut parts = held.into_parts();
+            assert_eq!(parts.next().unwrap(), early[..PART_BYTES]);
+            assert!(all.append(N, 1, early.len() as u64, b"late"));
+            if whole {
+                assert_eq!(all.take(N, 1).unwrap().len() as u64, bytes);
+            } else {
+                all.drop_of(N);
+            }
+            assert_eq!(parts.next().unwrap(), early[PART_BYTES..]);
+            assert_eq!((parts.next(), record.held_bytes), (None, bytes - 4));
+        }
     }
 
     #[test]

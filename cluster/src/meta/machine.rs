@@ -11,6 +11,7 @@ use flotte_proto::{AssemblyRecord, MetaRecord};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use super::assemblies::Held;
 use super::records::{assembly_records, retained_records};
 use super::retained::Retained;
 use super::state::{Effects, MetaState};
@@ -176,11 +177,11 @@ impl Machine for MetaMachine {
     }
 }
 
-/// The state as it was. Retained messages are shared with the state, which replaces and never changes them; what has come
-/// of those under way is copied.
+/// The state as it was. Retained messages are shared with the state, which replaces and never changes them; so is what has
+/// come of those under way, which only grows.
 struct Frozen {
     records: Vec<MetaRecord>,
-    assemblies: Vec<(AssemblyRecord, Bytes)>,
+    assemblies: Vec<(AssemblyRecord, Held)>,
     retained: Vec<Retained>,
 }
 

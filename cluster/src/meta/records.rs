@@ -6,7 +6,7 @@ use std::iter;
 use bytes::Bytes;
 use flotte_proto::{AssemblyRecord, MetaHead, MetaRecord, RetainedRecord, meta_record};
 
-use super::assemblies::{PART_BYTES, PAYLOAD_BYTES_MAX};
+use super::assemblies::{Held, PART_BYTES, PAYLOAD_BYTES_MAX};
 use super::retained::Retained;
 use super::state::{MetaState, parse_topic};
 use crate::id::{GroupId, NodeId};
@@ -188,9 +188,10 @@ pub(super) fn retained_records(retained: &Retained) -> impl Iterator<Item = Meta
 /// A payload under way, and the parts that have come.
 pub(super) fn assembly_records(
     record: AssemblyRecord,
-    held: Bytes,
+    held: Held,
 ) -> impl Iterator<Item = MetaRecord> {
-    iter::once(whole(meta_record::Record::Assembly(record))).chain(parts(held))
+    let parts = held.into_parts().map(meta_record::Record::PayloadPart);
+    iter::once(whole(meta_record::Record::Assembly(record))).chain(parts.map(whole))
 }
 
 fn parts(mut payload: Bytes) -> impl Iterator<Item = MetaRecord> {
