@@ -44,10 +44,9 @@ impl Local for LocalClients {
         let Some(shared) = self.shared.get() else {
             return true;
         };
-        if self.is_repeated(publish.will.as_ref()) {
-            return true;
-        }
-        let (shares, all) = (publish.shares.clone(), publish.all);
+        // A share looks itself: its copy may come behind the one for all others, or be refused and come again.
+        let all = publish.all && !self.is_repeated(publish.will.as_ref());
+        let shares = publish.shares.clone();
         let Some(message) = outgoing_from(publish) else {
             warn!("a publish of another node cannot be read");
             return true;
@@ -132,6 +131,7 @@ async fn publish_will(
             Err(_) => return false,
         }
     }
+    let start = shared.cluster().me();
     let (task, placed) = oneshot::channel();
     let placing =
         (message.qos > QoS::AtMostOnce).then(|| Placing::new(Notify::Task(Mutex::new(Some(task)))));
@@ -146,7 +146,8 @@ async fn publish_will(
         None => true,
         Some(placing) => {
             placing.done();
-            placed.await.is_ok()
+            // At the end of a start its links end, too, and nobody waits for them any more.
+            placed.await.is_ok() && start.is_some() && shared.cluster().me() == start
         }
     }
 }
@@ -196,6 +197,7 @@ fn will_message(fired: FiredWill, key: WillKey) -> Option<Outgoing> {
 }
 
 fn outgoing_from(publish: Forward) -> Option<Outgoing> {
+    let expires_in_ms = Some(publish.expires_in_ms).filter(|left| *left != 0);
     Some(Outgoing {
         topic: topic_from(publish.topic)?,
         payload: publish.payload,
@@ -203,7 +205,7 @@ fn outgoing_from(publish: Forward) -> Option<Outgoing> {
         qos: qos_from(publish.qos)?,
         retain: publish.retain,
         publisher: ClientId::try_from(publish.publisher).ok()?,
-        expires_at_ms: Some(publish.expires_at_ms).filter(|at| *at != 0),
+        expires_at_ms: expires_in_ms.map(|left| now_ms().saturating_add(left)),
         retain_index: publish.retain_index,
         will: publish.will,
     })

@@ -7,8 +7,8 @@ use flotte_tests::broker::START_LIMIT;
 use flotte_tests::cluster::{launches, wait_node_ready};
 use flotte_tests::wire::prop;
 use flotte_tests::{
-    Broker, Client, Cluster, Publish, Version, admin, block_on, connect, fresh, props, publish,
-    run::until_blocking, until, will,
+    Broker, Client, Cluster, Publish, Received, Version, admin, block_on, connect, fresh, props,
+    publish, run::until_blocking, until, will,
 };
 use serde_json::json;
 
@@ -135,5 +135,35 @@ fn after_all_nodes_were_down_most_clocks_say_what_time_it_is() {
             let gone = || async { left(node, &brief).await.is_none().then_some(()) };
             until(Duration::from_secs(10), "the end of the message", gone).await;
         }
+    });
+}
+
+/// A message that is not retained lasts as long at a node whose clock is wrong, or is set while it waits there.
+#[test]
+fn a_message_lasts_as_long_whatever_the_clock_of_the_node_where_it_waits() {
+    let upsets = Upsets::new();
+    let cluster = start(&upsets);
+    upsets.set(2, Upset::clock(HOURS));
+    let topic = fresh("lasting");
+    block_on(async {
+        let packet = || connect("sleeper").resume();
+        let session = || packet().props(props().u32(prop::SESSION_EXPIRY, 1_000));
+        let mut sleeper = Client::connect(cluster.mqtt(1), Version::V5, session()).await;
+        sleeper.subscribe(&topic, 1).await;
+        let mut publisher = cluster.client(0, Version::V5).await;
+        let lasting = |id| {
+            let expiry = props().u32(prop::MESSAGE_EXPIRY, 600);
+            publish(&topic).qos1(id).payload("waits").props(expiry)
+        };
+        publisher.publish(lasting(1)).await;
+        let left = |message: Received| message.int_prop(prop::MESSAGE_EXPIRY).expect("its rest");
+        let at_once = left(sleeper.take("waits").await);
+        assert!((590..=600).contains(&at_once), "{at_once} s left");
+        sleeper.cut();
+        publisher.publish(lasting(2)).await;
+        upsets.set(2, Upset::clock(3 * HOURS));
+        let mut sleeper = Client::connect(cluster.mqtt(1), Version::V5, session()).await;
+        let later = left(sleeper.take("waits").await);
+        assert!((500..=600).contains(&later), "{later} s left");
     });
 }

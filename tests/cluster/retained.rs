@@ -1,6 +1,7 @@
 //! Retained messages in full: expiry by the cluster's time, deletion, limits and what becomes of what they refuse, the rate of
 //! delivery.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flotte_tests::wire::prop;
@@ -9,7 +10,7 @@ use flotte_tests::{
     publish, until,
 };
 
-use crate::common::on_shared;
+use crate::common::{on_shared, take};
 
 const QUOTA_EXCEEDED: u8 = 0x97;
 
@@ -245,4 +246,33 @@ fn delivery_has_the_rate_that_is_set() {
         // 30 at 20 a second, but for the first page.
         assert!(began.elapsed() >= Duration::from_millis(1_300), "too fast");
     });
+}
+
+/// A replay goes page by page with what the session's queue has room for, by number and by bytes.
+#[test]
+fn a_replay_never_overflows_the_queue_of_its_session() {
+    const MESSAGES: u16 = 300;
+    let narrow = [
+        ("FLOTTE_SESSION__QUEUE_MAX_MESSAGES", 20),
+        ("FLOTTE_SESSION__QUEUE_MAX_BYTES", 64 << 10),
+    ];
+    for ((key, value), bytes) in narrow.into_iter().zip([1, 10 << 10]) {
+        let node = Launch::new("narrow").env(key, value).start();
+        block_on(async {
+            let mut publisher = Client::connect(node.mqtt(), Version::V5, connect("p")).await;
+            for number in 1..=MESSAGES {
+                let topic = format!("t/{number}");
+                let kept = publish(topic).qos1(number).retain();
+                publisher.publish(kept.payload(vec![b'x'; bytes])).await;
+            }
+            for qos in [0, 1] {
+                let packet = connect(fresh("r")).props(props().u16(prop::RECEIVE_MAXIMUM, 2));
+                let mut reader = Client::connect(node.mqtt(), Version::V5, packet).await;
+                reader.subscribe("t/#", qos).await;
+                let taken = take(&mut reader, usize::from(MESSAGES)).await;
+                let topics: BTreeSet<_> = taken.iter().map(|one| one.topic().to_string()).collect();
+                assert_eq!(topics.len(), usize::from(MESSAGES), "{key} at QoS {qos}");
+            }
+        });
+    }
 }

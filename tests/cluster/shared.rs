@@ -8,7 +8,7 @@ use std::time::Duration;
 use flotte_tests::wire::prop;
 use flotte_tests::{
     Client, Cluster, Version, admin, block_on, connect, fresh, option, props, puback, publish,
-    unsubscribe, until,
+    unsubscribe, until, will,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -461,5 +461,32 @@ fn what_a_member_refused_goes_to_nobody_else() {
         other.subscribe(&filter, 1).await;
         refusing.cut();
         other.expect_silence(Duration::from_millis(300)).await;
+    });
+}
+
+/// A node that has an ordinary subscriber, members of two shares, or one that cannot take it at first is sent it more than once.
+#[test]
+fn a_will_reaches_each_share_beside_all_others_at_the_same_node() {
+    on_patient(|cluster| async move {
+        let topic = fresh("will");
+        let mut watcher = cluster.client(1, Version::V5).await;
+        watcher.subscribe(&topic, 1).await;
+        let mut members = Vec::new();
+        for group in ["a", "b"] {
+            let mut member = cluster.client(1, Version::V5).await;
+            member.subscribe(format!("$share/{group}/{topic}"), 1).await;
+            members.push(member);
+        }
+        for round in 0..4 {
+            let payload = format!("gone {round}");
+            let packet = connect(fresh("dying")).will(will(&topic, &payload).qos(1));
+            Client::connect(cluster.mqtt(round % NODES), Version::V5, packet)
+                .await
+                .cut();
+            watcher.take(&payload).await;
+            for member in &mut members {
+                member.take(&payload).await;
+            }
+        }
     });
 }

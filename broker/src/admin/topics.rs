@@ -22,7 +22,7 @@ use super::api::{LIMIT, LIMIT_MAX, rfc3339};
 use super::problem::problem;
 use crate::cli::ctl::model;
 use crate::connection::Shared;
-use crate::session::{Session, now_ms};
+use crate::session::{Session, wall_ms};
 
 pub(super) fn routes() -> axum::Router<Context> {
     axum::Router::new()
@@ -180,7 +180,7 @@ fn shown(stored: &Stored, left_ms: Option<u64>, whole: bool) -> model::Retained 
         bytes: stored.payload().len() as u64,
         publisher: text(stored.publisher()),
         stored_at: rfc3339(stored.time_ms()),
-        expires_at: left_ms.map(|left| rfc3339(now_ms().saturating_add(left))),
+        expires_at: left_ms.map(|left| rfc3339(wall_ms().saturating_add(left))),
         payload_base64: whole.then(|| STANDARD.encode(stored.payload())),
     }
 }

@@ -25,7 +25,7 @@ use crate::admission::{Refusal, TurnedAway};
 use crate::config::listener::Protocol;
 use crate::drain;
 use crate::metrics::Count;
-use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms};
+use crate::session::{Claim, ClientInfo, OutputLink, Session, Signal, Wake, now_ms, wall_ms};
 use crate::transport::Socket;
 
 /// How long a client that is refused may take to say so much that it can be told why.
@@ -250,7 +250,7 @@ impl Arrival {
             proof: admitted.proof,
             address: self.address(),
             version: admitted.connect.version,
-            connected_at_ms: now_ms(),
+            connected_at_ms: wall_ms(),
             keep_alive_s: admitted.keep_alive_s,
             clean_start: admitted.connect.clean_start,
         }

@@ -156,9 +156,9 @@ impl Connection {
             };
             reasons.push(ReasonCode::granted(options.qos));
             let known = self.remember(&filter, options, id, grant);
-            let replay = self.replay_of(&filter, options, known, id);
-            if replay.is_some() {
-                self.session.output().lock().expect_replay();
+            let mut replay = self.replay_of(&filter, options, known, id);
+            if let Some(replay) = &mut replay {
+                replay.since = self.session.output().lock().expect_replay();
             }
             let router = &self.worker.shared.router;
             routes.push(router.subscribe(&self.session, &filter, options, id));
@@ -272,6 +272,7 @@ impl Connection {
             filter: filter.filter.clone(),
             qos: options.qos,
             id,
+            since: 0,
             upto: 0,
         })
     }

@@ -12,6 +12,7 @@ mod publish;
 mod replay;
 mod share;
 mod subscriptions;
+mod wills;
 
 use announce::Announcements;
 pub use choosing::Round;
@@ -22,6 +23,7 @@ pub use publish::{Outgoing, PublishOutcome};
 pub use replay::Replay;
 pub use share::Share;
 pub use subscriptions::{Change, Subscriber, Subscriptions, Target};
+use wills::SharedWills;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
@@ -56,6 +58,8 @@ pub struct Router {
     /// The shared subscriptions that this node publishes to; those that are in no publisher's memory are forgotten when it
     /// would have to grow.
     shares: Mutex<HashMap<SubscriptionFilter, Arc<Share>, RandomState>>,
+    /// Of wills that come again.
+    shared_wills: Mutex<SharedWills>,
     /// The node leaves.
     leaving: AtomicBool,
     /// Where the values of `$SYS` come from; unset = there are none.
@@ -80,6 +84,7 @@ impl Router {
             announcements: Mutex::default(),
             strategy,
             shares: Mutex::default(),
+            shared_wills: Mutex::default(),
             leaving: AtomicBool::new(false),
             sys: OnceLock::new(),
             retained_rate,

@@ -40,7 +40,7 @@ pub struct Outgoing {
     pub retain: bool,
     /// Whose it is, for No Local.
     pub publisher: ClientId,
-    /// Wall clock, ms.
+    /// By [`now_ms`].
     pub expires_at_ms: Option<u64>,
     /// Meta index of its Retain; 0 = it is not retained.
     pub retain_index: u64,
@@ -86,7 +86,8 @@ impl Outgoing {
         Message::held_bytes_of(&self.topic, &self.payload, &self.properties)
     }
 
-    pub(super) fn forward(&self) -> Forward {
+    /// As it goes to another node now.
+    pub(super) fn forward(&self, now_ms: u64) -> Forward {
         let mut properties = BytesMut::new();
         // Properties that came in by a decoder are within the limits of an encoder.
         let encoded = self.properties.encode(&mut properties);
@@ -105,7 +106,9 @@ impl Outgoing {
             shares: Vec::new(),
             all: true,
             will: self.will,
-            expires_at_ms: self.expires_at_ms.unwrap_or(0),
+            expires_in_ms: self
+                .expires_at_ms
+                .map_or(0, |at| at.saturating_sub(now_ms).max(1)),
             retain_index: self.retain_index,
             large: None,
         }
@@ -157,7 +160,7 @@ impl Router {
         }
         self.deliver_here(message, &matched.targets);
         if !matched.nodes.is_empty() {
-            let forward = message.clone().compact().forward();
+            let forward = message.clone().compact().forward(now_ms());
             for node in &matched.nodes {
                 let waiter = placing.map(|placing| waiting(placing) as Arc<dyn Placement>);
                 outcome.note(self.push(*node, forward.clone(), waiter), *node);

@@ -1,5 +1,6 @@
 //! Retained messages for a new subscription, page by page, as fast as the session takes them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +15,15 @@ use smallvec::SmallVec;
 
 use super::Router;
 use super::access::allowed_qos;
-use crate::session::{Session, now_ms};
+use crate::session::{Replayed, Session, now_ms};
 
 /// Messages read under one lock.
 const PAGE: usize = 128;
 /// Into how many pages a second of a limited rate is cut.
 const PAGES_A_SECOND: u32 = 10;
-/// Copies in the session's queue above which the next page waits.
-const BACKLOG_MAX: usize = 1_000;
-/// After which it looks again, at first and at most: twice as long each time that the client has not read.
+/// Subscriptions of a session that are asked whether they match, too.
+const OTHERS_MAX: usize = 16;
+/// After which it looks again for room in the session's queue, at first and at most: twice as long each time that the client has not read.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 const BACKLOG_PAUSE_MAX: Duration = Duration::from_millis(160);
 
@@ -39,6 +40,8 @@ pub struct Replay {
     pub qos: QoS,
     /// Identifier of the subscription; 0 = none.
     pub id: u32,
+    /// What came live until then came before the subscription; see `Output::expect_replay`.
+    pub since: u64,
     /// A ReadIndex of meta, begun after the subscription's barrier and ended before its SUBACK.
     pub upto: u64,
 }
@@ -50,7 +53,7 @@ impl Router {
             // The values of this node; what bridges say of themselves is retained like other messages.
             let values = self.sys.get().map(|sys| sys.matching(&replay.filter));
             let values = values.into_iter().flatten().map(|one| (0, one)).collect();
-            if !self.deliver(&replay, values) {
+            if !self.deliver(&replay, values).await {
                 return Ok(());
             }
         }
@@ -71,7 +74,7 @@ impl Router {
                 },
             );
             let now = now_ms();
-            let page: Vec<(u64, Message)> = page
+            let page: VecDeque<(u64, Message)> = page
                 .into_iter()
                 .filter_map(|(retained, left_ms)| {
                     // What is left in state time is left on this node's clock too.
@@ -83,49 +86,59 @@ impl Router {
                 })
                 .collect();
             let count = page.len();
-            if !self.deliver(&replay, page) || cursor.is_none() {
+            if !self.deliver(&replay, page).await || cursor.is_none() {
                 return Ok(());
             }
             if let (Some(rate), 1..) = (self.retained_rate, count) {
                 tokio::time::sleep(Duration::from_secs(count as u64) / rate.get()).await;
             }
-            let mut pause = BACKLOG_PAUSE;
-            while replay.session.output().lock().counts().0 > BACKLOG_MAX {
-                if !replay.is_current() {
-                    return Ok(());
-                }
-                tokio::time::sleep(pause).await;
-                pause = (2 * pause).min(BACKLOG_PAUSE_MAX);
-            }
         }
     }
-}
 
-impl Replay {
-    /// Whether it is still wanted: by the same connection, and not unsubscribed meanwhile [MQTT-3.10.4-2].
-    pub fn is_current(&self) -> bool {
-        let session = &self.session;
-        let filter = self.filter.clone().into();
-        let is_subscribed = session.subscriptions().lock().contains(&filter);
-        is_subscribed && session.epoch() == self.epoch && !session.is_ended()
+    /// Puts a page into the session's queue as there is room. False = the session is not the same any more.
+    async fn deliver(&self, replay: &Replay, mut page: VecDeque<(u64, Message)>) -> bool {
+        let mut pause = BACKLOG_PAUSE;
+        loop {
+            let before = page.len();
+            if !self.deliver_some(replay, &mut page) {
+                return false;
+            }
+            if page.is_empty() {
+                return true;
+            }
+            if page.len() < before {
+                pause = BACKLOG_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(BACKLOG_PAUSE_MAX);
+        }
     }
-}
 
-impl Router {
-    /// False = the session is not the same any more.
-    fn deliver(&self, replay: &Replay, page: Vec<(u64, Message)>) -> bool {
-        if !replay.is_current() {
+    /// Takes from the page what there is room for now. False = the session is not the same any more.
+    fn deliver_some(&self, replay: &Replay, page: &mut VecDeque<(u64, Message)>) -> bool {
+        if !replay.is_subscribed() {
             return false;
         }
-        let rules = self.acl().rules();
+        let (rules, others) = (self.acl().rules(), replay.others());
         let now = now_ms();
         let mut output = replay.session.output().lock();
-        for (index, message) in page {
+        if !replay.is_same_session() {
+            return false;
+        }
+        while let Some((index, message)) =
+            page.pop_front_if(|(_, message)| output.has_room_to_replay(message.held_bytes()))
+        {
             let allowed = match &rules {
                 None => Some(replay.qos),
                 Some(rules) => allowed_qos(rules, &message.topic, &replay.session, replay.qos),
             };
             let Some(allowed) = allowed else { continue };
+            let replayed = Replayed {
+                index,
+                upto: replay.upto,
+                is_alone: Replayed::is_recent(index, replay.upto)
+                    && is_alone(others.as_deref(), &message.topic),
+            };
             let qos = message.qos.min(allowed);
             let subscription_ids = if replay.id == 0 {
                 SmallVec::new()
@@ -139,10 +152,43 @@ impl Router {
                 subscription_ids,
                 share: None,
             };
-            output.enqueue_replayed((index, replay.upto), delivery, now);
+            output.enqueue_replayed(&replayed, replay.since, delivery, now);
         }
         output.flush(now);
         true
+    }
+}
+
+/// Whether none of the other subscriptions matches; None = there are too many to look.
+fn is_alone(others: Option<&[TopicFilter]>, topic: &TopicName) -> bool {
+    others.is_some_and(|others| !others.iter().any(|filter| filter.matches(topic)))
+}
+
+impl Replay {
+    /// Whether it is still wanted: by the same connection, and not unsubscribed meanwhile [MQTT-3.10.4-2].
+    pub fn is_current(&self) -> bool {
+        self.is_subscribed() && self.is_same_session()
+    }
+
+    fn is_subscribed(&self) -> bool {
+        let filter = self.filter.clone().into();
+        self.session.subscriptions().lock().contains(&filter)
+    }
+
+    fn is_same_session(&self) -> bool {
+        self.session.epoch() == self.epoch && !self.session.is_ended()
+    }
+
+    /// The other subscriptions of the session that messages reach in the same copy; None = too many to look.
+    fn others(&self) -> Option<Vec<TopicFilter>> {
+        let subscriptions = self.session.subscriptions().lock();
+        let plain = subscriptions
+            .iter()
+            .filter(|(filter, _)| filter.share.is_none());
+        let others = plain.filter(|(filter, _)| filter.filter != self.filter);
+        let others = others.map(|(filter, _)| filter.filter.clone());
+        let others: Vec<TopicFilter> = others.take(OTHERS_MAX + 1).collect();
+        (others.len() <= OTHERS_MAX).then_some(others)
     }
 }
 

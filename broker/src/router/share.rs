@@ -269,7 +269,7 @@ impl Router {
         let forward = Forward {
             all: false,
             shares,
-            ..pick.message.forward()
+            ..pick.message.forward(now_ms())
         };
         if !waits {
             pick.succeed();
@@ -313,6 +313,17 @@ impl Router {
 
     fn ask(&self, message: &Outgoing, round: Round) -> Ask {
         let strategy = self.strategy;
+        if let Some(will) = &message.will {
+            // So that the next leader of its group, should it come again, chooses the node that knows of it.
+            let text = format!("{}/{}", will.group, will.key);
+            return Ask {
+                strategy: Strategy::HashTopic,
+                key: key_of(&text),
+                draw: 0,
+                round,
+                now_ms: now_ms(),
+            };
+        }
         Ask {
             strategy,
             key: match strategy {
@@ -339,8 +350,28 @@ impl Router {
         })
     }
 
-    /// Puts a message into the queue of one member here.
+    /// Puts a message into the queue of one member here, a will once.
     fn give(
+        &self,
+        message: &Outgoing,
+        filter: &SubscriptionFilter,
+        ask: &Ask,
+        keeper: Option<Keeper>,
+    ) -> bool {
+        let Some(will) = &message.will else {
+            return self.give_one(message, filter, ask, keeper);
+        };
+        if !self.shared_wills.lock().insert(will, filter) {
+            return true;
+        }
+        let given = self.give_one(message, filter, ask, keeper);
+        if !given {
+            self.shared_wills.lock().remove(will, filter);
+        }
+        given
+    }
+
+    fn give_one(
         &self,
         message: &Outgoing,
         filter: &SubscriptionFilter,

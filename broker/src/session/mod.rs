@@ -10,7 +10,7 @@ mod signal;
 mod subscriptions;
 
 pub use flush::{flush_dirty, mark_dirty};
-pub use meeting::Form;
+pub use meeting::{Form, Replayed};
 pub use output::{Output, OutputLink};
 pub use registry::{Claim, Registry};
 pub use signal::{Signal, Wake};
@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flotte_cluster::handle::Progress;
+use flotte_cluster::lease::boot_ns;
 use flotte_mqtt::packet::SubscribeOptions;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Inbound, InboundConfig, Outbound, OutboundConfig, Ticket};
@@ -32,8 +33,13 @@ use parking_lot::Mutex;
 use crate::auth::Proof;
 use crate::auth::acl::Subject;
 
-/// Wall clock in ms since the epoch.
+/// The time that sessions run on, in ms: steady, whatever the wall clock does, and through sleep of the machine.
 pub fn now_ms() -> u64 {
+    boot_ns() / 1_000_000
+}
+
+/// Wall clock in ms since the epoch, for people.
+pub fn wall_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -11,7 +11,7 @@ use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tail, Tally};
 use flotte_mqtt::topic::SubscriptionFilter;
 
-use super::meeting::{Form, Meeting};
+use super::meeting::{Form, Meeting, Replayed};
 use super::signal::{Signal, Wake};
 use crate::metrics::{self, Count};
 use crate::transport::Socket;
@@ -137,6 +137,11 @@ impl Output {
         (self.outbound.queued(), self.outbound.inflight())
     }
 
+    /// Whether a copy of this size leaves most of the queue to what comes live.
+    pub fn has_room_to_replay(&self, bytes: usize) -> bool {
+        self.outbound.has_room_to_replay(bytes)
+    }
+
     /// Where the line of what the client is to get ends now.
     pub fn line_end(&self) -> u64 {
         self.outbound.line_end()
@@ -157,9 +162,9 @@ impl Output {
         self.outbound.bytes()
     }
 
-    /// A subscription is about to be made whose retained messages are to be replayed.
-    pub fn expect_replay(&mut self) {
-        self.meeting.get_or_insert_default().begin();
+    /// A subscription is about to be made whose retained messages are to be replayed. Returns since when, for that replay.
+    pub fn expect_replay(&mut self) -> u64 {
+        self.meeting.get_or_insert_default().begin()
     }
 
     /// All replays are over. Says whether something was replayed that may still come live.
@@ -175,26 +180,27 @@ impl Output {
         self.meeting = None;
     }
 
-    /// A message retained at this meta index comes live. False = the client has this copy by replay.
+    /// A message retained at this meta index comes live. False = the client has it, or a later one, by replay.
     pub fn comes_live(&mut self, retain_index: u64, topic: &str, form: Option<Form>) -> bool {
         let meeting = self.meeting.as_mut();
         meeting.is_none_or(|meeting| meeting.comes_live(retain_index, topic, form))
     }
 
-    /// Puts in one message of a replay, retained at this meta index, unless it came live already.
+    /// Puts in one message of a replay, unless it, or a later one of its topic, came live since that was asked for.
     pub fn enqueue_replayed(
         &mut self,
-        (retain_index, upto): (u64, u64),
+        replayed: &Replayed,
+        since: u64,
         delivery: Delivery,
         now_ms: u64,
     ) {
         if let Some(meeting) = &mut self.meeting {
             let topic = delivery.message.topic.as_str();
-            if meeting.came_live(retain_index, topic) {
+            if meeting.came_live(replayed.index, topic, since) {
                 return;
             }
             let form = Form::new(delivery.qos, &delivery.subscription_ids);
-            meeting.is_replayed(retain_index, upto, topic, form);
+            meeting.is_replayed(replayed, topic, form);
         }
         self.enqueue(delivery, now_ms);
     }

@@ -17,6 +17,9 @@ use super::window::Slot;
 use crate::packet::{PacketId, QoS, Version};
 use crate::reason::ReasonCode;
 
+/// Copies in the queue above which no retained messages are replayed.
+const REPLAYED_MAX: usize = 1_000;
+
 /// What a session owes its client.
 ///
 /// - Getters: [`queued`](Self::queued), [`inflight`](Self::inflight), [`bytes`](Self::bytes),
@@ -315,8 +318,8 @@ impl Outbound {
         Outcome::Queued
     }
 
-    /// Makes room for one more copy by the overflow policy. What was ever sent is never removed,
-    /// and a copy that would be alone is always taken: the packet size limit bounds it.
+    /// Makes room for one more copy by the overflow policy. What was ever sent is never removed, and a copy that would be alone
+    /// is always taken, one that is larger than the limit also beside others up to half of it: the packet size limit bounds it.
     fn make_room(&mut self, delivery: &Delivery, now_ms: u64, tally: &mut Tally) -> bool {
         let bytes = delivery.message.held_bytes();
         let bytes_max = self.config.queue_max_bytes;
@@ -340,9 +343,20 @@ impl Outbound {
         true
     }
 
-    fn is_full_for(&self, bytes: usize) -> bool {
-        self.queued() >= self.config.queue_max_messages
-            || self.bytes() + bytes > self.config.queue_max_bytes
+    /// Whether a copy of this size leaves three quarters of the limits, or is alone.
+    pub fn has_room_to_replay(&self, bytes: usize) -> bool {
+        let config = &self.config;
+        let messages_fit = self.queued() < (config.queue_max_messages / 4).min(REPLAYED_MAX);
+        self.is_empty() || messages_fit && self.bytes() + bytes <= config.queue_max_bytes / 4
+    }
+
+    pub(super) fn is_full_for(&self, bytes: usize) -> bool {
+        let bytes_max = self.config.queue_max_bytes;
+        let counted = match bytes {
+            _ if bytes > bytes_max => bytes_max.div_ceil(2),
+            _ => bytes,
+        };
+        self.queued() >= self.config.queue_max_messages || self.bytes() + counted > bytes_max
     }
 
     fn resend_next(&mut self, now_ms: u64, dst: &mut BytesMut, tally: &mut Tally) -> bool {
@@ -978,7 +992,43 @@ mod tests {
     }
 
     #[test]
-    fn a_message_beyond_the_byte_limit_is_taken_only_alone() {
+    fn a_message_beyond_the_byte_limit_is_taken_beside_half_of_it() {
+        for (others, outcome) in [
+            (2, Outcome::Queued),
+            (3, Outcome::Dropped(DropReason::QueueFull)),
+        ] {
+            let config = OutboundConfig {
+                queue_max_bytes: 4 * copy("a", 1).message.held_bytes(),
+                ..OutboundConfig::default()
+            };
+            let mut bench = Bench::new(config);
+            for _ in 0..others {
+                bench.enqueue(copy("a", 1));
+            }
+            let enqueued = bench.enqueue(copy(&"x".repeat(10_000), 1));
+            assert_eq!(enqueued.outcome, outcome);
+            let lost = usize::from(outcome != Outcome::Queued);
+            assert_eq!(enqueued.tally.dropped_total() as usize, lost);
+        }
+    }
+
+    #[test]
+    fn a_replay_leaves_room_for_what_comes_live() {
+        let config = OutboundConfig {
+            queue_max_messages: 8,
+            ..OutboundConfig::default()
+        };
+        let mut bench = Bench::new(config);
+        let has_room = |bench: &Bench, bytes| bench.outbound.has_room_to_replay(bytes);
+        assert!(has_room(&bench, usize::MAX / 2), "one that would be alone");
+        bench.enqueue(copy("a", 1));
+        assert!(has_room(&bench, 100) && !has_room(&bench, 20 << 20));
+        bench.enqueue(copy("b", 1));
+        assert!(!has_room(&bench, 100));
+    }
+
+    #[test]
+    fn two_messages_beyond_the_byte_limit_are_not_taken() {
         let config = OutboundConfig {
             queue_max_bytes: 200,
             ..Default::default()

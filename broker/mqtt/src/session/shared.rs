@@ -35,10 +35,7 @@ impl Outbound {
         let Some(link) = &self.link else {
             return Readiness::Away;
         };
-        let config = &self.config;
-        let is_full = self.queued() >= config.queue_max_messages
-            || self.bytes() + bytes > config.queue_max_bytes;
-        if is_full && !self.is_empty() {
+        if self.is_full_for(bytes) && !self.is_empty() {
             Readiness::Full
         } else if link.congested {
             Readiness::Blocked
