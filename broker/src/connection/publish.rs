@@ -83,15 +83,19 @@ impl WaitingLine {
         self.0.as_ref().map_or(0, |line| line.len())
     }
 
+    /// What its messages hold.
+    pub(super) fn bytes(&self) -> usize {
+        let held = |one: &Waiting| one.message.payload.len() + one.message.properties.held_bytes();
+        self.0
+            .as_ref()
+            .map_or(0, |line| line.iter().map(held).sum())
+    }
+
     /// Whether nothing more should be read before some of these are placed.
     pub(super) fn is_long(&self) -> bool {
         let Some(line) = &self.0 else { return false };
-        let bytes = || {
-            line.iter()
-                .map(|one| one.message.payload.len() + one.message.properties.held_bytes())
-        };
         line.len() >= WAITING_MAX
-            || bytes().sum::<usize>() >= WAITING_BYTES_MAX
+            || self.bytes() >= WAITING_BYTES_MAX
             || line.iter().any(Waiting::goes_in_parts)
     }
 

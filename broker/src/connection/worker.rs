@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span};
 
 use super::handshake;
+use super::leaving::Leaving;
 use super::pending::PendingConnects;
 use super::samples::Samples;
 use super::timers::{TICK_MS, Wheel};
@@ -183,8 +184,8 @@ pub struct Worker {
     buffer: RefCell<BytesMut>,
     /// How many connections linger, at most [`LINGERING_MAX`].
     lingering: Cell<usize>,
-    /// How many clients are gone whose publishes wait, at most [`LEAVING_MAX`](super::leaving::LEAVING_MAX).
-    pub(super) leaving: Cell<usize>,
+    /// Clients that are gone and whose publishes wait.
+    pub(super) leaving: Cell<Leaving>,
 }
 
 impl Worker {
@@ -318,7 +319,7 @@ async fn run(
         samples: Samples::default(),
         buffer: RefCell::new(BytesMut::new()),
         lingering: Cell::new(0),
-        leaving: Cell::new(0),
+        leaving: Cell::default(),
     });
     tokio::task::spawn_local(tick(Rc::clone(&worker)));
     loop {

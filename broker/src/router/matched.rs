@@ -14,8 +14,9 @@ use super::Router;
 use super::share::Share;
 use super::subscriptions::Target;
 
-/// Topics that a connection remembers; past it the memory is emptied.
+/// Topics that a connection remembers, and sessions that get them; past it the memory is emptied.
 const TOPICS_MAX: usize = 64;
+const TARGETS_MAX: usize = 8_192;
 
 /// Who gets a topic.
 #[derive(Debug)]
@@ -58,8 +59,31 @@ pub struct MatchCache {
     topics: Option<Box<Topics>>,
 }
 
-/// The epochs of each topic's branch when it was matched, here and in the cluster.
-type Topics = HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>;
+#[derive(Debug, Default)]
+struct Topics {
+    /// With the epochs of each topic's branch when it was matched, here and in the cluster.
+    matches: HashMap<TopicName, (u64, u64, Arc<Matched>), RandomState>,
+    /// Of all matches, and of those that they took the place of.
+    targets: usize,
+}
+
+impl Topics {
+    fn insert(&mut self, topic: &TopicName, epochs: (u64, u64), matched: &Arc<Matched>) {
+        let targets = matched.targets.len();
+        if targets > TARGETS_MAX {
+            // To match it again costs less than to deliver it.
+            self.matches.remove(topic);
+            return;
+        }
+        if self.matches.len() >= TOPICS_MAX || self.targets + targets > TARGETS_MAX {
+            self.matches.clear();
+            self.targets = 0;
+        }
+        self.targets += targets;
+        let kept = (epochs.0, epochs.1, Arc::clone(matched));
+        self.matches.insert(topic.compact(), kept);
+    }
+}
 
 impl Router {
     /// Who gets a topic that this client publishes.
@@ -108,16 +132,51 @@ impl Router {
             self.cluster.route_epoch(topic.as_str()),
         );
         let topics = cache.topics.get_or_insert_default();
-        if let Some((local, routes, matched)) = topics.get(topic)
+        if let Some((local, routes, matched)) = topics.matches.get(topic)
             && (*local, *routes) == epochs
         {
             return Arc::clone(matched);
         }
         let matched = Arc::new(self.matched(topic, publisher));
-        if topics.len() >= TOPICS_MAX {
-            topics.clear();
-        }
-        topics.insert(topic.compact(), (epochs.0, epochs.1, Arc::clone(&matched)));
+        topics.insert(topic, epochs, &matched);
         matched
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use flotte_mqtt::QoS;
+
+    use super::*;
+    use crate::router::subscriptions::testing::session;
+
+    fn matched(targets: usize) -> Arc<Matched> {
+        let target = Target {
+            session: session("c"),
+            qos: QoS::AtMostOnce,
+            retain_as_published: false,
+            ids: SmallVec::new(),
+        };
+        Arc::new(Matched {
+            targets: vec![target; targets],
+            nodes: SmallVec::new(),
+            shares: Vec::new(),
+            is_own: false,
+        })
+    }
+
+    #[test]
+    fn a_memory_is_bounded_by_topics_and_by_those_who_get_them() {
+        let topic = |number: usize| TopicName::try_from(format!("t/{number}").as_str()).unwrap();
+        let mut topics = Topics::default();
+        for number in 0..=TOPICS_MAX {
+            topics.insert(&topic(number), (0, 0), &matched(1));
+        }
+        assert_eq!((topics.matches.len(), topics.targets), (1, 1));
+        topics.insert(&topic(1), (0, 0), &matched(TARGETS_MAX));
+        assert_eq!((topics.matches.len(), topics.targets), (1, TARGETS_MAX));
+        topics.insert(&topic(1), (1, 0), &matched(TARGETS_MAX + 1));
+        assert!(topics.matches.is_empty(), "too many to be remembered");
     }
 }
