@@ -14,6 +14,8 @@ pub struct Barrier<T> {
     me: NodeRef,
     /// What each Up node is known to have applied.
     nodes: BTreeMap<NodeRef, Peer>,
+    /// Meta index up to which `nodes` holds every node that is Up.
+    members_index: u64,
     /// Every node that was Up at the time had applied this.
     lowest: u64,
     /// By index; the number keeps those of one index apart.
@@ -34,14 +36,17 @@ impl<T> Barrier<T> {
         Barrier {
             me,
             nodes: BTreeMap::new(),
+            members_index: 0,
             lowest: 0,
             waiters: BTreeMap::new(),
             next_number: 0,
         }
     }
 
-    /// The nodes that are Up in this node's replica. One that came Up has applied all before its Up: it serves only then.
-    pub fn handle_members(&mut self, up: &[(NodeRef, u64)]) {
+    /// The nodes that are Up in this node's replica, which has applied `index`. One that came Up has applied all before its Up:
+    /// it serves only then.
+    pub fn handle_members(&mut self, up: &[(NodeRef, u64)], index: u64) {
+        self.members_index = index;
         self.nodes
             .retain(|node, _| up.iter().any(|(other, _)| other == node));
         for (node, since_index) in up.iter().filter(|(node, _)| *node != self.me) {
@@ -99,7 +104,9 @@ impl<T> Barrier<T> {
             .values()
             .map(|peer| peer.applied)
             .min()
-            .unwrap_or(u64::MAX);
+            .unwrap_or(u64::MAX)
+            // Behind what was read of the members another node may have come Up.
+            .min(self.members_index);
         let through = slowest.max(self.lowest);
         let Some(beyond) = through.checked_add(1) else {
             return std::mem::take(&mut self.waiters).into_values().collect();
@@ -142,14 +149,14 @@ mod tests {
 
     fn barrier() -> Barrier<&'static str> {
         let mut barrier = Barrier::new(node(1));
-        barrier.handle_members(&[(node(1), 1), (node(2), 2), (node(3), 3)]);
+        barrier.handle_members(&[(node(1), 1), (node(2), 2), (node(3), 3)], 100);
         barrier
     }
 
     #[test]
     fn a_lone_node_waits_for_nobody() {
         let mut barrier = Barrier::new(node(1));
-        barrier.handle_members(&[(node(1), 1)]);
+        barrier.handle_members(&[(node(1), 1)], 9);
         barrier.handle_wait(9, "w");
         assert!(barrier.poll_asks().is_empty());
         assert_eq!(barrier.poll_passed(), ["w"]);
@@ -172,7 +179,7 @@ mod tests {
         let mut barrier = barrier();
         barrier.handle_wait(9, "w");
         barrier.handle_applied(node(2), 9);
-        barrier.handle_members(&[(node(1), 1), (node(2), 2)]);
+        barrier.handle_members(&[(node(1), 1), (node(2), 2)], 100);
         assert_eq!(barrier.poll_passed(), ["w"]);
     }
 
@@ -185,7 +192,7 @@ mod tests {
             incarnation: 2,
             ..node(3)
         };
-        barrier.handle_members(&[(node(1), 1), (node(2), 2), (newer, 12)]);
+        barrier.handle_members(&[(node(1), 1), (node(2), 2), (newer, 12)], 100);
         assert_eq!(barrier.poll_passed(), ["w"]);
         barrier.handle_wait(13, "x");
         barrier.handle_applied(node(3), 13);
@@ -209,6 +216,20 @@ mod tests {
         assert_eq!(barrier.laggards(), [(node(3), 3)]);
         barrier.handle_lowest(9);
         assert_eq!(barrier.poll_passed(), ["w"]);
+    }
+
+    #[test]
+    fn nobody_passes_beyond_what_was_read_of_the_members() {
+        let mut barrier = Barrier::new(node(1));
+        barrier.handle_members(&[(node(1), 1)], 8);
+        barrier.handle_wait(8, "w");
+        barrier.handle_wait(12, "x");
+        assert_eq!(barrier.poll_passed(), ["w"], "node 2 came up with 9");
+        barrier.handle_members(&[(node(1), 1), (node(2), 9)], 12);
+        assert!(barrier.poll_passed().is_empty());
+        assert_eq!(barrier.poll_asks(), [(node(2), 12)]);
+        barrier.handle_applied(node(2), 12);
+        assert_eq!(barrier.poll_passed(), ["x"]);
     }
 
     #[test]

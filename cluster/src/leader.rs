@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use flotte_proto::{Batch, BatchReply, EntryReply, GroupEntry, ProposeResponse, propose_response};
+use flotte_proto::{
+    Batch, BatchReply, EntryReply, GroupEntry, ProposeResponse, batch_reply, propose_response,
+};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -14,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::id::NodeId;
+use crate::id::{GroupId, NodeId, NodeRef};
+use crate::meta::MetaState;
 use crate::raft::{Group, ProposeError, Role, SubmitError};
 use crate::state_time::{LeaderClock, StateTime};
 
@@ -70,6 +73,22 @@ impl Leader {
     pub fn advance(&self) {
         let _ = self.queue.try_send(Wanted::Time);
     }
+}
+
+/// What a batch is answered without being taken. A session group knows the ledger only, not who is Up: what a node that was away sends
+/// again could take over clients that have been elsewhere since. Who is gone stays so, so this is right at whichever replica.
+pub fn refusal(group: GroupId, batch: &Batch, meta: &MetaState) -> Option<ProposeResponse> {
+    let from = NodeRef {
+        node: NodeId(batch.node_id),
+        incarnation: batch.incarnation,
+    };
+    // Meta judges for itself, at the index of the batch.
+    let is_stale = group != GroupId::META && meta.is_gone(from);
+    let stale = BatchReply {
+        index: 0,
+        result: Some(batch_reply::Result::Stale(true)),
+    };
+    is_stale.then(|| reply_response(stale))
 }
 
 /// This node's wall clock in ms since the epoch.

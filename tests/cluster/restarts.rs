@@ -315,3 +315,38 @@ fn sigterm_ends_a_node_cleanly() {
         returned_node_takes_part(&cluster, victim, other).await;
     });
 }
+
+/// A node that stops says Down, and nothing after it: a start that followed would be Up, never serve, and every SUBACK in the
+/// cluster would wait for it until it is declared Down.
+#[test]
+fn no_start_follows_the_down_of_a_node_that_stops() {
+    let mut cluster = Cluster::start();
+    let (victim, other, _) = pick(&cluster, Role::Follower);
+    let name = cluster.nodes[victim].name().to_owned();
+    for stop in 0..4 {
+        let before = start_of(&cluster, other, &name);
+        let code = cluster.nodes[victim].sigterm();
+        assert_eq!(code, Some(0), "{}", cluster.nodes[victim].log());
+        cluster.wait_state(other, victim, "down");
+        // Whatever it proposed behind its Down is committed before what is proposed now.
+        block_on(async {
+            let mut late = reconnect(cluster.mqtt(other), Version::V5, connect(fresh("s"))).await;
+            late.subscribe(fresh("late"), 1).await;
+        });
+        assert_eq!(start_of(&cluster, other, &name), before, "stop {stop}");
+        cluster.nodes[victim].restart();
+        wait_node_ready(&cluster.nodes[victim]);
+        let back = start_of(&cluster, other, &name);
+        assert_eq!(back, before + 1, "stop {stop}: one start for each process");
+    }
+}
+
+/// The incarnation of a node as another one knows it.
+fn start_of(cluster: &Cluster, observer: usize, name: &str) -> u64 {
+    let status = flotte_tests::admin::json(cluster.nodes[observer].admin(), "/api/v1/status");
+    let status = status.expect("a status");
+    let nodes = status["nodes"].as_array().expect("nodes");
+    let node = nodes.iter().find(|node| node["name"] == name);
+    let incarnation = node.and_then(|node| node["incarnation"].as_u64());
+    incarnation.expect("it is a member")
+}

@@ -22,7 +22,8 @@ use crate::id::{NodeId, NodeRef};
 pub struct Timing {
     /// T: a node is Down this long after its last sign.
     pub down_after_ns: u64,
-    /// A tick that comes later than this after the last one is a stall of our own timer.
+    /// A tick that comes later than this after the last one is a stall of our own timer; a ReadIndex that takes longer is one of the
+    /// quorum.
     pub stall_ns: u64,
 }
 
@@ -66,8 +67,8 @@ pub struct Keeper<T> {
     members_index: u64,
     /// Arrived since the ReadIndex under way began.
     arrived: Vec<Renewal<T>>,
-    /// Answered by the ReadIndex under way.
-    reading: Option<Vec<Renewal<T>>>,
+    /// When the ReadIndex under way began, and what it answers.
+    reading: Option<(u64, Vec<Renewal<T>>)>,
     answers: Vec<(T, Answer)>,
     last_tick_ns: u64,
     cuts: Cuts,
@@ -76,7 +77,7 @@ pub struct Keeper<T> {
 #[derive(Debug)]
 struct Watch {
     incarnation: u64,
-    /// Latest of: last renewal answered, the node's Up, our election, a stall of our timer.
+    /// Latest of: last renewal answered, the node's Up, our election, a stall of our timer or of the quorum.
     sign_ns: u64,
     applied: u64,
     /// (answered index, when): what it has still to apply.
@@ -120,7 +121,7 @@ impl<T> Keeper<T> {
             let waiting = self
                 .arrived
                 .drain(..)
-                .chain(self.reading.take().into_iter().flatten());
+                .chain(self.reading.take().into_iter().flat_map(|(_, read)| read));
             self.answers
                 .extend(waiting.map(|renewal| (renewal.ticket, Answer::NotLeader)));
         }
@@ -162,17 +163,17 @@ impl<T> Keeper<T> {
     }
 
     /// A ReadIndex is to begin now for all that arrived, if none is under way.
-    pub fn poll_read(&mut self) -> bool {
+    pub fn poll_read(&mut self, now_ns: u64) -> bool {
         if self.reading.is_some() || self.arrived.is_empty() {
             return false;
         }
-        self.reading = Some(std::mem::take(&mut self.arrived));
+        self.reading = Some((now_ns, std::mem::take(&mut self.arrived)));
         true
     }
 
     /// The ReadIndex ended: with an index, or none when leadership could not be confirmed.
     pub fn handle_read(&mut self, index: Option<u64>, now_ns: u64) {
-        let Some(renewals) = self.reading.take() else {
+        let Some((_, renewals)) = self.reading.take() else {
             return;
         };
         for renewal in &renewals {
@@ -220,7 +221,13 @@ impl<T> Keeper<T> {
 
     /// Time passes. Returns the nodes to be declared Down now, and again at each tick until they are.
     pub fn handle_tick(&mut self, now_ns: u64) -> Vec<NodeRef> {
-        let stalled = now_ns.saturating_sub(self.last_tick_ns) > self.timing.stall_ns;
+        let is_late = |since_ns| now_ns.saturating_sub(since_ns) > self.timing.stall_ns;
+        // While no quorum answers nobody can be answered: that a node is not is no sign of its own silence.
+        let stalled = is_late(self.last_tick_ns)
+            || self
+                .reading
+                .as_ref()
+                .is_some_and(|(since, _)| is_late(*since));
         self.last_tick_ns = now_ns;
         if !self.leading {
             return Vec::new();
@@ -231,8 +238,8 @@ impl<T> Keeper<T> {
         self.cut_off_one(now_ns);
         let mut down = Vec::new();
         for (node, watch) in &mut self.watched {
-            if stalled && !watch.condemned {
-                watch.sign_ns = now_ns;
+            if stalled {
+                watch.stalled(now_ns);
             }
             // Never itself: it would have to hand leadership over first.
             if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= self.timing.down_after_ns
@@ -299,6 +306,13 @@ impl Watch {
         }
     }
 
+    fn stalled(&mut self, now_ns: u64) {
+        if !self.condemned {
+            self.sign_ns = now_ns;
+            self.owes = self.owes.map(|(index, _)| (index, now_ns));
+        }
+    }
+
     fn settle(&mut self) {
         if self.owes.is_some_and(|(index, _)| index <= self.applied) {
             self.owes = None;
@@ -359,20 +373,20 @@ mod tests {
     fn a_renewal_is_answered_by_a_read_begun_after_it_arrived() {
         let mut keeper = keeper();
         renew(&mut keeper, OTHER, 5, "first");
-        assert!(keeper.poll_read());
+        assert!(keeper.poll_read(0));
         renew(&mut keeper, OTHER, 5, "second");
-        assert!(!keeper.poll_read(), "one at a time");
+        assert!(!keeper.poll_read(0), "one at a time");
         keeper.handle_read(Some(7), 10);
         let lease = |read_index| Answer::Lease {
             read_index,
             lowest_applied: 0,
         };
         assert_eq!(keeper.poll_answers(), [("first", lease(7))]);
-        assert!(keeper.poll_read());
+        assert!(keeper.poll_read(0));
         renew(&mut keeper, ME, 6, "mine");
         keeper.handle_read(Some(8), 20);
         assert_eq!(keeper.poll_answers(), [("second", lease(8))]);
-        assert!(keeper.poll_read());
+        assert!(keeper.poll_read(0));
         keeper.handle_read(Some(8), 30);
         assert_eq!(
             keeper.poll_answers(),
@@ -398,7 +412,7 @@ mod tests {
         let mut keeper = keeper();
         tick_to(&mut keeper, 50, 950);
         renew(&mut keeper, OTHER, 5, "late");
-        assert!(keeper.poll_read());
+        assert!(keeper.poll_read(950));
         assert_eq!(keeper.handle_tick(1_000), [OTHER]);
         keeper.handle_read(Some(9), 1_001);
         assert_eq!(keeper.poll_answers(), [("late", Answer::NotLeader)]);
@@ -418,6 +432,34 @@ mod tests {
     }
 
     #[test]
+    fn a_time_without_a_quorum_counts_against_nobody() {
+        let mut keeper = keeper();
+        tick_to(&mut keeper, 50, 500);
+        keeper.handle_renewal(Renewal {
+            node: ME,
+            applied: 5,
+            unreachable: vec![OTHER.node],
+            ticket: "me",
+        });
+        assert!(keeper.poll_read(500));
+        assert!(tick_to(&mut keeper, 550, 5_000).is_empty());
+        keeper.handle_read(Some(9), 5_000);
+        assert!(tick_to(&mut keeper, 5_050, 5_950).is_empty());
+        assert!(!keeper.is_cut(OTHER.node));
+        assert_eq!(keeper.handle_tick(6_000), [OTHER], "it is silent since");
+    }
+
+    #[test]
+    fn who_was_condemned_stays_so_while_there_is_no_quorum() {
+        let mut keeper = keeper();
+        assert_eq!(tick_to(&mut keeper, 50, 1_000), [OTHER]);
+        renew(&mut keeper, ME, 5, "me");
+        assert!(keeper.poll_read(1_000));
+        let told = tick_to(&mut keeper, 1_050, 1_500);
+        assert!(told.len() == 10 && told.iter().all(|node| *node == OTHER));
+    }
+
+    #[test]
     fn an_election_starts_the_count_anew() {
         let mut keeper = keeper();
         tick_to(&mut keeper, 50, 900);
@@ -433,7 +475,7 @@ mod tests {
     fn losing_leadership_answers_all_that_wait() {
         let mut keeper = keeper();
         renew(&mut keeper, OTHER, 5, "reading");
-        keeper.poll_read();
+        keeper.poll_read(0);
         renew(&mut keeper, OTHER, 5, "arrived");
         keeper.handle_leadership(false, 10);
         let answers = keeper.poll_answers();
@@ -457,7 +499,7 @@ mod tests {
         for now in (50..=3_000).step_by(50) {
             renew(&mut keeper, OTHER, 5, "slow");
             renew(&mut keeper, ME, 100, "me");
-            keeper.poll_read();
+            keeper.poll_read(now);
             keeper.handle_read(Some(100), now);
             let leased = keeper
                 .poll_answers()
@@ -494,7 +536,7 @@ mod tests {
                     unreachable: vec![OTHER.node],
                     ticket: "third",
                 });
-                keeper.poll_read();
+                keeper.poll_read(now);
                 keeper.handle_read(Some(9), now);
                 down.extend(keeper.handle_tick(now));
             }
@@ -525,7 +567,7 @@ mod tests {
         let mut keeper = keeper();
         keeper.handle_members(&[ME], 5, 0);
         renew(&mut keeper, ME, 9, "me");
-        keeper.poll_read();
+        keeper.poll_read(0);
         keeper.handle_read(Some(9), 10);
         let lease = Answer::Lease {
             read_index: 9,

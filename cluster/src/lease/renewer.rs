@@ -7,7 +7,8 @@ const PENDING_MAX: usize = 64;
 
 /// Turns answers to renewals into the deadline until which the node may serve.
 ///
-/// The lease counts from when the renewal was *sent*, and only once the node has applied the index of the answer.
+/// The lease counts from when the renewal was *sent*, only once the node has applied the index of the answer, and only where its
+/// replica says by then (`is_up`, asked where something is to be extended) that this start is Up: it may have applied its Down since.
 #[derive(Debug)]
 pub struct Renewer {
     lease_ns: u64,
@@ -27,10 +28,15 @@ impl Renewer {
     }
 
     /// An answer to the renewal sent at `sent_ns` came. Returns the deadline it gives, if it counts already.
-    pub fn handle_answer(&mut self, sent_ns: u64, read_index: u64) -> Option<u64> {
+    pub fn handle_answer(
+        &mut self,
+        sent_ns: u64,
+        read_index: u64,
+        is_up: impl FnOnce() -> bool,
+    ) -> Option<u64> {
         let deadline = sent_ns + self.lease_ns;
         if read_index <= self.applied {
-            return Some(deadline);
+            return is_up().then_some(deadline);
         }
         if self.waiting.len() >= PENDING_MAX {
             self.waiting.pop_front();
@@ -40,7 +46,7 @@ impl Renewer {
     }
 
     /// This node has applied up to `index`. Returns the latest deadline that counts from now on.
-    pub fn handle_applied(&mut self, index: u64) -> Option<u64> {
+    pub fn handle_applied(&mut self, index: u64, is_up: impl FnOnce() -> bool) -> Option<u64> {
         self.applied = self.applied.max(index);
         let applied = self.applied;
         let ready = self
@@ -50,7 +56,7 @@ impl Renewer {
             .map(|(_, deadline)| *deadline)
             .max();
         self.waiting.retain(|(read, _)| *read > applied);
-        ready
+        ready.filter(|_| is_up())
     }
 }
 
@@ -61,18 +67,26 @@ mod tests {
     #[test]
     fn the_lease_counts_from_the_sending() {
         let mut renewer = Renewer::new(2_000);
-        renewer.handle_applied(10);
-        assert_eq!(renewer.handle_answer(100, 10), Some(1_600));
+        renewer.handle_applied(10, || true);
+        assert_eq!(renewer.handle_answer(100, 10, || true), Some(1_600));
     }
 
     #[test]
     fn an_answer_counts_once_its_index_is_applied() {
         let mut renewer = Renewer::new(2_000);
-        assert_eq!(renewer.handle_answer(100, 10), None);
-        assert_eq!(renewer.handle_answer(200, 12), None);
-        assert_eq!(renewer.handle_applied(9), None);
-        assert_eq!(renewer.handle_applied(11), Some(1_600));
-        assert_eq!(renewer.handle_applied(12), Some(1_700));
-        assert_eq!(renewer.handle_applied(13), None);
+        assert_eq!(renewer.handle_answer(100, 10, || true), None);
+        assert_eq!(renewer.handle_answer(200, 12, || true), None);
+        assert_eq!(renewer.handle_applied(9, || true), None);
+        assert_eq!(renewer.handle_applied(11, || true), Some(1_600));
+        assert_eq!(renewer.handle_applied(12, || true), Some(1_700));
+        assert_eq!(renewer.handle_applied(13, || true), None);
+    }
+
+    #[test]
+    fn nothing_counts_for_a_start_that_is_down_here() {
+        let mut renewer = Renewer::new(2_000);
+        assert_eq!(renewer.handle_answer(100, 10, || true), None);
+        assert_eq!(renewer.handle_applied(11, || false), None);
+        assert_eq!(renewer.handle_answer(200, 11, || false), None);
     }
 }

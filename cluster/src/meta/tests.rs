@@ -9,7 +9,7 @@ use flotte_proto::{
     Batch, BatchReply, ClusterSettings, Down, EntryReply, Forget, Found, GroupEntry, Join, Leaving,
     Member, MetaCommand, Place, Placement, RefusedReply, Retain, RetainBegin, RetainPart,
     RetainReply, RetainedMessage, SetRoute, SetShare, Settled, Up, WillKey, batch_reply,
-    retain_reply,
+    propose_response, retain_reply,
 };
 use prost::Message;
 
@@ -352,6 +352,29 @@ fn an_incarnation_that_is_not_known_yet_is_not_gone() {
     };
     rig.run(node(1, 1), Command::Join(join));
     assert!(rig.state.is_gone(node(2, 2)), "its name has another id now");
+}
+
+#[test]
+fn batches_of_a_start_that_is_gone_are_not_taken_by_session_groups() {
+    let mut rig = Rig::new();
+    let refusal = |rig: &Rig, group, from: NodeRef| {
+        let batch = Batch {
+            node_id: from.node.0,
+            incarnation: from.incarnation,
+            sequence: 7,
+            commands: Vec::new(),
+        };
+        crate::leader::refusal(GroupId(group), &batch, &rig.state)
+            .and_then(|refusal| refusal.result)
+    };
+    assert_eq!(refusal(&rig, 3, node(2, 1)), None, "it is Up");
+    assert_eq!(refusal(&rig, 3, node(2, 2)), None, "its Up is on the way");
+    rig.run(node(1, 1), down(node(2, 1)));
+    let Some(propose_response::Result::Reply(reply)) = refusal(&rig, 3, node(2, 1)) else {
+        panic!("taken");
+    };
+    assert_eq!(reply.result, Some(batch_reply::Result::Stale(true)));
+    assert_eq!(refusal(&rig, 0, node(2, 1)), None, "meta judges for itself");
 }
 
 #[test]

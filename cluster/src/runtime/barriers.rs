@@ -23,10 +23,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a node could not be asked.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// A meta index, and who waits for it.
+type Wait = (u64, oneshot::Sender<()>);
+
 /// Where to wait. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Barriers {
-    waits: mpsc::Sender<(u64, oneshot::Sender<()>)>,
+    waits: mpsc::Sender<Wait>,
 }
 
 impl Barriers {
@@ -74,7 +77,7 @@ struct Service {
     network: Network,
     lowest: watch::Receiver<u64>,
     membership: watch::Receiver<u64>,
-    waiting: mpsc::Receiver<(u64, oneshot::Sender<()>)>,
+    waiting: mpsc::Receiver<Wait>,
     asks: FuturesUnordered<BoxFuture<'static, (NodeRef, Option<u64>)>>,
 }
 
@@ -92,11 +95,7 @@ impl Service {
             tokio::select! {
                 wait = self.waiting.recv() => {
                     let Some(wait) = wait else { return };
-                    self.take_members();
-                    self.core.handle_wait(wait.0, wait.1);
-                    while let Ok(wait) = self.waiting.try_recv() {
-                        self.core.handle_wait(wait.0, wait.1);
-                    }
+                    self.take_waits(wait);
                 }
                 Some((node, applied)) = self.asks.next() => match applied {
                     Some(index) => self.core.handle_applied(node, index),
@@ -111,8 +110,21 @@ impl Service {
         }
     }
 
+    /// The members are read once all waits are here: each of them then knows of every node that came Up below its index.
+    fn take_waits(&mut self, first: Wait) {
+        let mut waits = vec![first];
+        while let Ok(wait) = self.waiting.try_recv() {
+            waits.push(wait);
+        }
+        self.take_members();
+        for (index, ticket) in waits {
+            self.core.handle_wait(index, ticket);
+        }
+    }
+
     fn take_members(&mut self) {
         let meta = self.meta.read();
+        let index = meta.index();
         let up = meta.members().iter().filter(|(_, member)| member.up);
         let up: Vec<_> = up
             .map(|(id, m)| {
@@ -126,7 +138,7 @@ impl Service {
             })
             .collect();
         drop(meta);
-        self.core.handle_members(&up);
+        self.core.handle_members(&up, index);
     }
 }
 

@@ -112,9 +112,10 @@ fn propose(node: &Node, request: ProposeRequest) -> BoxFuture<'static, envelope:
     let Some(batch) = request.batch else {
         return Box::pin(async { error("a proposal without a batch") });
     };
-    let (leader, here) = node.leader_of(GroupId(request.group));
+    let group = GroupId(request.group);
+    let (leader, here) = node.leader_of(group);
     let response = match here {
-        Some(here) => here.propose(batch),
+        Some(here) => node.take_batch(group, &here, batch),
         None => {
             let result = propose_response::Result::NotLeader(leader.map_or(0, |leader| leader.0));
             Box::pin(async move {

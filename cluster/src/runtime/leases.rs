@@ -162,7 +162,7 @@ impl KeeperService {
                     self.core.handle_leadership(true, boot_ns());
                 }
             }
-            if self.core.poll_read() {
+            if self.core.poll_read(boot_ns()) {
                 let group = self.group.clone();
                 self.read = Some(Box::pin(read_index(group)));
             }
@@ -277,7 +277,7 @@ impl RenewerTask {
         let leader_hint = Mutex::new(None);
         loop {
             let applied = status.borrow_and_update().applied;
-            if let Some(deadline) = renewer.handle_applied(applied) {
+            if let Some(deadline) = renewer.handle_applied(applied, || self.is_up()) {
                 self.lease.extend(deadline);
             }
             tokio::select! {
@@ -292,14 +292,13 @@ impl RenewerTask {
                             higher
                         });
                         self.kicks.handle_lease(lease.kicks, lease.kicked);
-                        if let Some(deadline) = renewer.handle_answer(sent_ns, lease.read_index) {
-                            self.lease.extend(deadline);
-                        }
+                        let deadline = renewer.handle_answer(sent_ns, lease.read_index, || self.is_up());
+                        deadline.into_iter().for_each(|deadline| self.lease.extend(deadline));
                     }
                     Some(renew_response::Result::NotLeader(hint)) => {
                         *leader_hint.lock() = Some(NodeId(hint)).filter(|id| id.0 != 0);
                     }
-                    Some(renew_response::Result::Down(_)) if self.is_really_down() => {
+                    Some(renew_response::Result::Down(_)) if !self.is_up() => {
                         warn!(node = %self.me, "this start of the node was declared down");
                         return;
                     }
@@ -310,9 +309,9 @@ impl RenewerTask {
         }
     }
 
-    /// A leader whose replica has not applied our Up yet says Down too: our own replica has applied it.
-    fn is_really_down(&self) -> bool {
-        !self.node.meta().read().is_up(self.me)
+    /// What our own replica says: a leader that has not applied our Up yet says Down too.
+    fn is_up(&self) -> bool {
+        self.node.meta().read().is_up(self.me)
     }
 
     /// The nodes that are Up and that this one does not reach.

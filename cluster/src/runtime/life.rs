@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotte_proto::{
-    Batch, BatchReply, MetaCommand, ProposeRequest, SessionCommand, envelope, meta_command,
-    propose_response, session_command,
+    Batch, BatchReply, MetaCommand, ProposeRequest, ProposeResponse, SessionCommand, envelope,
+    meta_command, propose_response, session_command,
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use super::reads::Reads;
 use super::retaining::Retaining;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::leader::{Leader, refusal};
 use crate::link::{Keeps, Receiver};
 use crate::meta::MetaMachine;
 use crate::proposer::{Proposer, Reply, Route};
@@ -130,6 +131,21 @@ impl Life {
     }
 }
 
+impl Node {
+    /// Hands a batch to the leader of a group here, unless it is of a start that is no more.
+    pub(super) fn take_batch(
+        &self,
+        group: GroupId,
+        leader: &Leader,
+        batch: Batch,
+    ) -> BoxFuture<'static, Option<ProposeResponse>> {
+        match refusal(group, &batch, &self.meta.read()) {
+            Some(refused) => Box::pin(async { Some(refused) }),
+            None => leader.propose(batch),
+        }
+    }
+}
+
 /// The way of one proposer's batches to the leader of its group.
 pub(super) struct ToLeader {
     pub node: Arc<Node>,
@@ -152,7 +168,7 @@ impl Route for ToLeader {
         };
         let response: BoxFuture<'static, _> = if target == self.node.id() {
             match leader {
-                Some(leader) => leader.propose(batch),
+                Some(leader) => self.node.take_batch(self.group, &leader, batch),
                 None => return Box::pin(async { None }),
             }
         } else {

@@ -29,7 +29,7 @@ use crate::raft::Death;
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Node {
-    /// Lives until the process ends.
+    /// Lives until the process ends, or says that it leaves: a start behind its last word would be Up and never serve.
     pub(super) async fn live(self: Arc<Self>, downs: mpsc::Receiver<Condemned>) {
         let time = Arc::clone(self.meta.time());
         self.keep_time(self.meta_group.clone(), time, self.shutdown.clone());
@@ -66,6 +66,9 @@ impl Node {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
             shutdown.cancel();
+            if self.leaving.is_cancelled() {
+                return;
+            }
             incarnation = match self.store.next_incarnation() {
                 Ok(incarnation) => incarnation,
                 Err(e) => return self.die(Death::Disk(e.to_string())),
@@ -207,7 +210,7 @@ impl Node {
         life.links.end();
         duties.abort();
         self.lives.send_modify(|lives| *lives += 1);
-        if !self.shutdown.is_cancelled() {
+        if !self.leaving.is_cancelled() {
             warn!(node = %life.me, "this start of the node is over: all clients are closed");
             self.local.reset().await;
         }

@@ -62,6 +62,8 @@ pub struct Node {
     /// Raised whenever this node comes Up or is no more.
     pub(super) lives: watch::Sender<u64>,
     pub(super) drains: Drains,
+    /// Cancelled before this node says its last word in the log: no start of it comes Up behind that.
+    pub(super) leaving: CancellationToken,
     pub(super) started_ms: AtomicU64,
     pub(super) shutdown: CancellationToken,
 }

@@ -115,6 +115,7 @@ pub async fn start(
         progress: Mutex::new("starting".into()),
         lives: watch::channel(0).0,
         drains: Default::default(),
+        leaving: Default::default(),
         started_ms: AtomicU64::new(wall_ms()),
         host,
         config,

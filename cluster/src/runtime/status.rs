@@ -226,6 +226,7 @@ impl Node {
 
     /// Leaves in good order. Clients are gone already.
     pub(crate) async fn shutdown(self: &Arc<Self>) {
+        self.leaving.cancel();
         if let Some(life) = self.life() {
             self.hand_over(self.all_groups(), Heirs::Any).await;
             // Whoever did not close in time is served no more: others count on that once the Down is committed.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use flotte_proto::meta_command::Command as Meta;
 use flotte_proto::session_command::Command as Session;
-use flotte_proto::{Batch, Down, EntryReply, GroupEntry, WillDone, WillKey};
+use flotte_proto::{Batch, Down, EntryReply, GroupEntry, WillDone, WillKey, propose_response};
 use prost::Message as _;
 
 use super::ctx::{Broken, Ctx, T};
@@ -18,6 +18,7 @@ use super::times::Expected;
 use super::topics::{client_of, message_of};
 use crate::group::Ended;
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::leader::refusal;
 use crate::lease::{Answer, Renewal};
 use crate::state_time::{LeaderClock, Survey};
 
@@ -53,6 +54,14 @@ impl Process {
     }
 
     pub fn take_batch(&mut self, ctx: &mut Ctx, asked: Asked, group: GroupId, batch: Batch) {
+        let refused = refusal(group, &batch, self.meta());
+        if let Some(propose_response::Result::Reply(reply)) = refused.and_then(|is| is.result) {
+            return self.reply(
+                ctx,
+                asked.0,
+                Message::Proposed(asked.1, Proposed::Reply(reply)),
+            );
+        }
         let leads = self.leads(ctx, group);
         let delay = ctx.rng.below(2 * MS);
         match self.leaders.get_mut(&group) {
@@ -217,7 +226,7 @@ impl Process {
                 self.keeper.handle_leadership(true, now);
             }
         }
-        if self.keeper.poll_read() {
+        if self.keeper.poll_read(now) {
             let number = ctx.next_id();
             self.keeper_read = number;
             self.begin_read(ctx, Reader::Keeper(number));

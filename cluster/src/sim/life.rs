@@ -192,6 +192,7 @@ impl Process {
 
     pub fn pump_life(&mut self, ctx: &mut Ctx) {
         let applied = self.meta_applied();
+        let is_up = self.me().is_some_and(|me| self.meta().is_up(me));
         let Some(life) = &mut self.life else { return };
         let (ready, rest) = std::mem::take(&mut life.after_meta)
             .into_iter()
@@ -199,7 +200,7 @@ impl Process {
         life.after_meta = rest;
         let ready: Vec<(u64, Ticket)> = ready;
         if life.up
-            && let Some(deadline) = life.renewer.handle_applied(applied)
+            && let Some(deadline) = life.renewer.handle_applied(applied, || is_up)
         {
             self.extend(ctx, deadline);
         }
@@ -253,19 +254,20 @@ impl Process {
         sent_ns: u64,
         answer: Option<Message>,
     ) {
+        let is_up = self.me().is_some_and(|me| self.meta().is_up(me));
         let Some(life) = self.current(incarnation) else {
             return;
         };
-        let me = life.me;
         match answer {
             Some(Message::Renewed(_, Renewed::Lease { read_index, lowest })) => {
                 life.barrier.handle_lowest(lowest);
-                if let Some(deadline) = life.renewer.handle_answer(sent_ns, read_index) {
+                let deadline = life.renewer.handle_answer(sent_ns, read_index, || is_up);
+                if let Some(deadline) = deadline {
                     self.extend(ctx, deadline);
                 }
             }
             // A leader whose replica has not applied our Up yet says so, too.
-            Some(Message::Renewed(_, Renewed::Down)) if !self.meta().is_up(me) => {
+            Some(Message::Renewed(_, Renewed::Down)) if !is_up => {
                 self.end_life(ctx, "the leader says that it is Down")
             }
             _ => {}
@@ -289,22 +291,22 @@ impl Process {
         if ctx.broken == Some(Broken::Barrier) {
             return self.passed(asked);
         }
-        let up = self.up_since();
+        let (up, read) = (self.up_since(), self.meta().index());
         if let Some(life) = &mut self.life {
-            life.barrier.handle_members(&up);
+            life.barrier.handle_members(&up, read);
             life.barrier.handle_wait(index, asked);
         }
     }
 
     fn pump_barrier(&mut self, ctx: &mut Ctx) {
-        let up = self.up_since();
+        let (up, read) = (self.up_since(), self.meta().index());
         let Some(life) = self.life.as_mut().filter(|life| life.up) else {
             return;
         };
         if life.barrier.waiting() == 0 {
             return;
         }
-        life.barrier.handle_members(&up);
+        life.barrier.handle_members(&up, read);
         let incarnation = life.me.incarnation;
         let asks = life.barrier.poll_asks();
         let passed = life.barrier.poll_passed();
