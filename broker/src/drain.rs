@@ -122,9 +122,11 @@ pub fn reference(shared: &Shared, listener: &Listener, reason: ReasonCode) -> Op
     if let Some(configured) = configured {
         return ByteStr::try_from(configured.as_str()).ok();
     }
-    let others = shared
-        .cluster()
-        .elsewhere(listener.name.as_str(), listener.protocol.as_str());
+    let others = shared.cluster().elsewhere(
+        listener.name.as_str(),
+        listener.protocol.as_str(),
+        &shared.rebalancing.targets(),
+    );
     let turn = shared.departures.turn.fetch_add(1, Ordering::Relaxed);
     let next = others.get(turn % others.len().max(1))?;
     ByteStr::try_from(next.as_str()).ok()
@@ -168,6 +170,20 @@ pub async fn send_away(shared: &Arc<Shared>, until: Instant, hurry: &Cancellatio
     gauge!("flotte_drain_clients_left").set(0.0);
 }
 
+/// Sends these clients away, each once it has what waits for it, and waits until they are gone. Whoever is left when the time is over
+/// goes at once.
+pub async fn send_some_away(sessions: Vec<Arc<Session>>, time: Duration) {
+    let until = Instant::now() + time;
+    let mut round = Round::new(time, sessions);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while round.left() > 0 {
+        looks.tick().await;
+        round.hurries |= Instant::now() >= until;
+        round.advance();
+    }
+}
+
 fn connected(shared: &Shared) -> Vec<Arc<Session>> {
     let mut all = shared.registry.all();
     all.retain(|session| session.is_connected());
@@ -190,6 +206,8 @@ struct Round {
 /// A client that is to go once it has what waited for it.
 struct Going {
     session: Arc<Session>,
+    /// Of its connection: a later one of a session is not meant.
+    epoch: u64,
     since: Instant,
     /// The end of its line when its turn came.
     line_end: u64,
@@ -198,6 +216,10 @@ struct Going {
 }
 
 impl Going {
+    fn is_here(&self) -> bool {
+        self.session.is_connected() && self.session.epoch() == self.epoch
+    }
+
     /// Whether the client has all that it is to get, and was told of all that it sent.
     fn has_all(&self) -> bool {
         let output = self.session.output().lock();
@@ -260,11 +282,7 @@ impl Round {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            self.tell();
-            self.going.retain(|going| going.session.is_connected());
-            for going in &mut self.going {
-                going.advance(self.hurries);
-            }
+            self.advance();
             let left = self.left() + shared.departures.silent();
             gauge!("flotte_drain_clients_left").set(left as f64);
             if left > 0 || shared.registry.is_opening() {
@@ -274,6 +292,14 @@ impl Round {
             if self.untold.is_empty() {
                 return;
             }
+        }
+    }
+
+    fn advance(&mut self) {
+        self.tell();
+        self.going.retain(|going| going.is_here());
+        for going in &mut self.going {
+            going.advance(self.hurries);
         }
     }
 
@@ -289,6 +315,7 @@ impl Round {
         for session in self.untold.split_off(self.untold.len() - now) {
             let line_end = session.output().lock().line_end();
             self.going.push(Going {
+                epoch: session.epoch(),
                 session,
                 since: Instant::now(),
                 line_end,

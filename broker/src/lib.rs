@@ -12,6 +12,7 @@ pub mod local;
 pub mod log;
 pub mod metrics;
 pub mod node;
+pub mod rebalance;
 pub mod reload;
 pub mod router;
 pub mod session;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use flotte_cluster::handle::{FiredWill, Kept, Kick, Local};
+use flotte_cluster::handle::{FiredWill, Kept, Kick, Load, Local, Shed};
 use flotte_cluster::wire::{Forward, RetainResult, SharePick, WillKey, WillKeys};
 use flotte_mqtt::property::{Context, Properties, PropertyId};
 use flotte_mqtt::session::{DropReason, Keeper, Tally};
@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::connection::{RetainRefusal, Shared, retain_command};
 use crate::metrics::{self, Count};
+use crate::rebalance;
 use crate::router::{Notify, Outgoing, Placing, Round};
 use crate::session::{Wake, flush_dirty, now_ms};
 
@@ -105,6 +106,16 @@ impl Local for LocalClients {
         };
         let wills = Arc::clone(&self.wills);
         async move { publish_will(&shared, message, &key, &wills).await }.boxed()
+    }
+
+    fn load(&self, shed: Option<Shed>) -> Load {
+        match self.shared.get() {
+            Some(shared) => rebalance::handle_load(shared, shed),
+            None => Load {
+                clients: 0,
+                sheds: false,
+            },
+        }
     }
 
     fn reset(&self) -> BoxFuture<'static, ()> {

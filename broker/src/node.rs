@@ -210,6 +210,7 @@ fn share(
         pending: PendingConnects::new(config.mqtt.pending_connect_bytes.as_usize()),
         closing: Default::default(),
         departures: Default::default(),
+        rebalancing: Default::default(),
         config,
     })
 }

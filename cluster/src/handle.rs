@@ -39,6 +39,35 @@ pub trait Local: Send + Sync + 'static {
     fn publish_will(&self, will: FiredWill, key: WillKey) -> BoxFuture<'static, bool>;
     /// This incarnation is no more: ends all connections and sessions, without wills. Resolves when that is done.
     fn reset(&self) -> BoxFuture<'static, ()>;
+    /// How many clients there are. With `shed` it begins to send those away that are too many.
+    fn load(&self, shed: Option<Shed>) -> Load;
+}
+
+/// An order to send clients to other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shed {
+    /// So many stay.
+    pub keep: u64,
+    /// The others go to these.
+    pub to: Vec<NodeId>,
+}
+
+impl From<flotte_proto::Shed> for Shed {
+    fn from(shed: flotte_proto::Shed) -> Shed {
+        Shed {
+            keep: shed.keep,
+            to: shed.to.into_iter().map(NodeId).collect(),
+        }
+    }
+}
+
+/// How a node is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Connected clients.
+    pub clients: u64,
+    /// Some of them are being sent away.
+    pub sheds: bool,
 }
 
 /// An order to end what a node holds for a client.
@@ -388,9 +417,20 @@ impl Cluster {
         self.node.drain().await;
     }
 
-    /// host:port of other nodes for clients of such a listener; none of a node that drains, leaves or is down.
-    pub fn elsewhere(&self, listener: &str, protocol: &str) -> Vec<String> {
-        self.node.elsewhere(listener, protocol)
+    /// host:port of other nodes for clients of such a listener, of those of `only` unless that is empty; none of a node that
+    /// drains, leaves or is down.
+    pub fn elsewhere(&self, listener: &str, protocol: &str, only: &[NodeId]) -> Vec<String> {
+        self.node.elsewhere(listener, protocol, only)
+    }
+
+    /// The nodes that serve clients and go on doing so, by id, with their names.
+    pub fn serving(&self) -> Vec<(NodeId, String)> {
+        self.node.serving()
+    }
+
+    /// How another node, or this one, is doing; with `shed` it begins to send clients away. None = it does not answer.
+    pub async fn load(&self, node: NodeId, shed: Option<Shed>) -> Option<Load> {
+        self.node.load(node, shed).await
     }
 
     /// Resolves when this node is to leave and the cluster needs nothing of it any more.

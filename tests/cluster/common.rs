@@ -1,10 +1,13 @@
 //! The cluster that harmless tests share, and steps that several tests take.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use flotte_tests::broker::binary;
 use flotte_tests::packets::Connect;
 use flotte_tests::wire::prop;
 use flotte_tests::{Client, Cluster, Received, Version, connect, fresh, props, publish, until};
@@ -170,4 +173,16 @@ pub async fn take_all_numbers(client: &mut Client, last: u64) -> Vec<u64> {
         );
     }
     seen
+}
+
+/// Output, both kinds, and exit code of `flotte ctl`, asking the admin port at this address.
+pub fn ctl(admin: SocketAddr, arguments: &[&str]) -> (String, Option<i32>) {
+    let url = format!("http://{admin}");
+    let run = Command::new(binary())
+        .args(["ctl", "--url", &url])
+        .args(arguments)
+        .output();
+    let run = run.expect("it runs");
+    let text = [run.stdout, run.stderr].concat();
+    (String::from_utf8(text).expect("text"), run.status.code())
 }

@@ -1,15 +1,14 @@
 //! A node that is alone joins another cluster: `flotte ctl join`. What it held is set aside, and it says so before.
 
 use std::path::Path;
-use std::process::Command;
 
-use flotte_tests::broker::{START_LIMIT, binary};
+use flotte_tests::broker::START_LIMIT;
 use flotte_tests::cluster::wait_node_ready;
 use flotte_tests::ports::free_address;
 use flotte_tests::run::until_blocking;
 use flotte_tests::{Broker, Client, Launch, Version, admin, block_on, connect, fresh, publish};
 
-use crate::common::reconnect;
+use crate::common::{ctl, reconnect};
 
 /// A cluster of one, on ports that stay the same over its restarts.
 fn alone(name: &str) -> Launch {
@@ -18,18 +17,6 @@ fn alone(name: &str) -> Launch {
         .fold(Launch::new(name), |launch, listener| {
             launch.bind(listener, free_address())
         })
-}
-
-/// Output, both kinds, and exit code of `flotte ctl`.
-fn ctl(node: &Broker, arguments: &[&str]) -> (String, Option<i32>) {
-    let url = format!("http://{}", node.admin());
-    let run = Command::new(binary())
-        .args(["ctl", "--url", &url])
-        .args(arguments)
-        .output();
-    let run = run.expect("it runs");
-    let text = [run.stdout, run.stderr].concat();
-    (String::from_utf8(text).expect("text"), run.status.code())
 }
 
 fn set_aside(dir: &Path) -> usize {
@@ -66,12 +53,12 @@ fn a_node_that_is_alone_joins_a_cluster() {
         (vec!["join", "nonsense"], "not a host and a port"),
         (vec!["join", &there], "1 retained messages and 0 sessions"),
     ] {
-        let (said, code) = ctl(&second, &arguments);
+        let (said, code) = ctl(second.admin(), &arguments);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(words), "{said}");
     }
     assert_eq!(set_aside(second.data_dir()), 0);
-    let (said, code) = ctl(&second, &["join", &there, "--force"]);
+    let (said, code) = ctl(second.admin(), &["join", &there, "--force"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("given up: 1 retained"), "{said}");
     second.wait_ready();
@@ -82,13 +69,13 @@ fn a_node_that_is_alone_joins_a_cluster() {
         "whoever supervises it sees the same process"
     );
     assert_eq!(set_aside(second.data_dir()), 1);
-    let (said, code) = ctl(&second, &["join", &there]);
+    let (said, code) = ctl(second.admin(), &["join", &there]);
     assert_eq!(
         (said.contains("a member of that cluster already"), code),
         (true, Some(1)),
         "{said}"
     );
-    let (said, _) = ctl(&first, &["join", &nowhere]);
+    let (said, _) = ctl(first.admin(), &["join", &nowhere]);
     assert!(said.contains("does not answer"), "{said}");
     // It has what the cluster has, and nothing else; and it still does after a restart by its old configuration.
     for _ in 0..2 {

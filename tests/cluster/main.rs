@@ -25,6 +25,7 @@ mod minority;
 mod mountpoint;
 mod node;
 mod operators;
+mod rebalance;
 mod reload;
 mod restarts;
 mod retained;

@@ -5,20 +5,22 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use flotte_cluster::handle::{JoinError, LeaveError};
 use tracing::info;
 
 use super::Context;
 use super::problem::problem;
-use crate::cli::ctl::model::{Drain, Join, Joining, Leave};
+use crate::cli::ctl::model::{Drain, Join, Joining, Leave, NodeLoad, Rebalance};
 use crate::config::HostPort;
+use crate::rebalance;
 
 pub(super) fn routes() -> axum::Router<Context> {
     axum::Router::new()
         .route("/cluster/join", post(join))
         .route("/cluster/leave", post(leave))
         .route("/drain", post(drain))
+        .route("/rebalance", get(rebalanced).post(begin_rebalance))
 }
 
 /// 202: the member has been asked, and leaves once its replicas have moved. 200: it is gone, or stays.
@@ -143,5 +145,44 @@ async fn drain(
             (StatusCode::ACCEPTED, Json(asked)).into_response()
         }
         Err(error) => problem(error.status(), "Not understood", &error.body_text()),
+    }
+}
+
+/// 202: nodes with too many clients send some to those with too few; GET says how far that is.
+async fn begin_rebalance(State(context): State<Context>) -> Response {
+    if context.drain.is_cancelled() {
+        let detail = "this node drains: ask another one";
+        return problem(StatusCode::CONFLICT, "Refused", detail);
+    }
+    if context.shared.cluster().me().is_none() {
+        let detail = "this node is not up: it cannot ask the others";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "Not up", detail);
+    }
+    info!("asked to spread clients evenly");
+    rebalance::begin(&context.shared);
+    let state = rebalance_state(&context).await;
+    (StatusCode::ACCEPTED, Json(state)).into_response()
+}
+
+async fn rebalanced(State(context): State<Context>) -> Json<Rebalance> {
+    Json(rebalance_state(&context).await)
+}
+
+async fn rebalance_state(context: &Context) -> Rebalance {
+    // Looked at first: the counts are those of its end, then.
+    let running = context.shared.rebalancing.runs();
+    let loads = rebalance::loads(context.shared.cluster()).await;
+    let counts: Vec<u64> = loads
+        .iter()
+        .filter_map(|(_, _, load)| Some(load.as_ref()?.clients))
+        .collect();
+    let nodes = loads.into_iter().map(|(_, name, load)| NodeLoad {
+        name,
+        clients: load.map(|load| load.clients),
+    });
+    Rebalance {
+        running,
+        even: rebalance::is_even(&counts),
+        nodes: nodes.collect(),
     }
 }

@@ -29,6 +29,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::drain::Departures;
 use crate::listener::Listeners;
+use crate::rebalance::Rebalancing;
 use crate::router::{Notify, Placing, Router};
 use crate::session::{Limits, Registry, Session};
 use crate::transport::{self, Layering, Socket};
@@ -58,6 +59,8 @@ pub struct Shared {
     pub listeners: Listeners,
     /// Whether they are sent away.
     pub departures: Departures,
+    /// Whether clients are being spread over the nodes.
+    pub rebalancing: Rebalancing,
     /// Connections of all listeners.
     pub connections: AtomicUsize,
     /// The most that there were at once.

@@ -357,7 +357,8 @@ fn is_request(body: &Body) -> bool {
         | Body::AppliedRequest(_)
         | Body::KickRequest(_)
         | Body::ReadIndexRequest(_)
-        | Body::TimeRequest(_) => true,
+        | Body::TimeRequest(_)
+        | Body::LoadRequest(_) => true,
         Body::Hello(_)
         | Body::Refused(_)
         | Body::Error(_)
@@ -367,6 +368,7 @@ fn is_request(body: &Body) -> bool {
         | Body::AppliedResponse(_)
         | Body::KickResponse(_)
         | Body::ReadIndexResponse(_)
-        | Body::TimeResponse(_) => false,
+        | Body::TimeResponse(_)
+        | Body::LoadResponse(_) => false,
     }
 }

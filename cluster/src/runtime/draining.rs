@@ -4,16 +4,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flotte_proto::{Draining, Member, meta_command};
+use flotte_proto::{Draining, LoadRequest, Member, envelope, meta_command};
 use futures::future::join_all;
 
 use super::node::Node;
 use super::replicas::LAG_MAX;
+use crate::handle::{Load, Shed};
 use crate::id::{GroupId, NodeId};
 use crate::raft::Group;
 
 /// How long the others may take to know. Without a quorum they never do, and the clients go nevertheless.
 const TELL_MAX: Duration = Duration::from_secs(1);
+/// How long a node may take to say how it is doing.
+const LOAD_MAX: Duration = Duration::from_secs(2);
 
 /// Whether this process drains, whatever becomes of its starts.
 #[derive(Debug, Default)]
@@ -46,9 +49,37 @@ impl Node {
         self.hand_over(self.all_groups(), Heirs::Staying).await;
     }
 
+    /// The members that are Up and stay, by id, with their names.
+    pub(crate) fn serving(&self) -> Vec<(NodeId, String)> {
+        let meta = self.meta.read();
+        let serving = meta.members().iter().filter(|(_, member)| stays(member));
+        serving
+            .map(|(id, member)| (*id, member.name.clone()))
+            .collect()
+    }
+
+    /// How a node is doing; with `shed` it begins to send clients away. None = it does not answer.
+    pub(crate) async fn load(&self, node: NodeId, shed: Option<Shed>) -> Option<Load> {
+        if node == self.id {
+            return Some(self.local.load(shed));
+        }
+        let shed = shed.map(|shed| flotte_proto::Shed {
+            keep: shed.keep,
+            to: shed.to.iter().map(|id| id.0).collect(),
+        });
+        let request = envelope::Body::LoadRequest(LoadRequest { shed });
+        match self.network.call(node, request, LOAD_MAX).await {
+            Ok(envelope::Body::LoadResponse(load)) => Some(Load {
+                clients: load.clients,
+                sheds: load.sheds,
+            }),
+            _ => None,
+        }
+    }
+
     /// host:port of other nodes for clients of such a listener: of each that is Up and stays one, of the same name rather than
     /// only the same protocol.
-    pub(crate) fn elsewhere(&self, listener: &str, protocol: &str) -> Vec<String> {
+    pub(crate) fn elsewhere(&self, listener: &str, protocol: &str, only: &[NodeId]) -> Vec<String> {
         let address = |member: &Member| {
             let endpoints = member.endpoints.iter();
             let alike = endpoints.filter(|endpoint| endpoint.protocol == protocol);
@@ -57,7 +88,8 @@ impl Node {
         };
         let meta = self.meta.read();
         let others = meta.members().iter().filter(|(id, _)| **id != self.id);
-        let stay = others.filter(|(_, member)| member.up && !member.draining && !member.leaving);
+        let asked = others.filter(|(id, _)| only.is_empty() || only.contains(id));
+        let stay = asked.filter(|(_, member)| stays(member));
         stay.filter_map(|(_, member)| address(member)).collect()
     }
 
@@ -95,8 +127,8 @@ impl Node {
         let is_able = |id: &NodeId| *id != self.id && self.network.connected(*id);
         let able = status.voters.iter().copied().filter(is_able);
         let able: Vec<NodeId> = able.filter(|id| member(id).is_some()).collect();
-        let stays = |id: &NodeId| member(id).is_some_and(|one| !one.draining && !one.leaving);
-        let staying: Vec<NodeId> = able.iter().copied().filter(stays).collect();
+        let is_staying = |id: &NodeId| member(id).is_some_and(stays);
+        let staying: Vec<NodeId> = able.iter().copied().filter(is_staying).collect();
         let best: Vec<NodeId> = staying
             .iter()
             .copied()
@@ -107,6 +139,10 @@ impl Node {
         let mut choices = choices.iter().take(count);
         pick(choices.find(|choice| !choice.is_empty())?, group.id())
     }
+}
+
+fn stays(member: &Member) -> bool {
+    member.up && !member.draining && !member.leaving
 }
 
 /// So that what one node led is shared by the others.

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use flotte_proto::{
-    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, Member,
-    ProbeRequest, ProbeResponse, ProposeRequest, ProposeResponse, RaftRequest, ReadIndexRequest,
-    ReadIndexResponse, RenewRequest, RenewResponse, envelope, probe_request, propose_response,
-    read_index_response, renew_response,
+    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, LoadResponse,
+    Member, ProbeRequest, ProbeResponse, ProposeRequest, ProposeResponse, RaftRequest,
+    ReadIndexRequest, ReadIndexResponse, RenewRequest, RenewResponse, envelope, probe_request,
+    propose_response, read_index_response, renew_response,
 };
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::life::Life;
 use super::node::Node;
-use crate::handle::Kick;
+use crate::handle::{Kick, Shed};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
 use crate::membership::Grant;
@@ -66,6 +66,13 @@ impl Handler for Inbound {
                 let answer = node.tell_time(GroupId(request.group));
                 Box::pin(async { answer })
             }
+            B::LoadRequest(request) => Box::pin(async move {
+                let load = node.local.load(request.shed.map(Shed::from));
+                B::LoadResponse(LoadResponse {
+                    clients: load.clients,
+                    sheds: load.sheds,
+                })
+            }),
             other => {
                 warn!(peer = %from.node_id, ?other, "a request of a kind that this version does not know");
                 Box::pin(async { error("unknown kind of request") })

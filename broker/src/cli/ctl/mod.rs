@@ -3,6 +3,7 @@
 mod http;
 mod joining;
 pub mod model;
+mod rebalance;
 mod show;
 mod table;
 
@@ -96,6 +97,9 @@ enum Command {
         #[arg(long)]
         stop: bool,
     },
+    /// Have nodes with too many clients send some to those with too few, until no two differ by a tenth. It ends when that is so, or
+    /// when it does not get better.
+    Rebalance,
     /// Read certificates, users, rules and the log level again.
     Reload,
     /// Log more or less, until the next reload.
@@ -196,6 +200,7 @@ impl Arguments {
                 let answer: Value = api.post("/drain", &json!({ "stop": stop }))?;
                 self.shown(answer, |_: Drain| "it drains\n".to_owned())?
             }
+            Command::Rebalance => return rebalance::rebalance(&api, self.json),
             Command::Reload => {
                 let answer: Value = api.post("/reload", &json!({}))?;
                 self.shown(answer, |reload: Reload| show::reload(&reload))?

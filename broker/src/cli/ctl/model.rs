@@ -118,6 +118,26 @@ pub struct Drain {
     pub stop: bool,
 }
 
+/// `/api/v1/rebalance`: how clients are spread over the nodes that serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// Clients are still being moved.
+    pub running: bool,
+    /// No two nodes differ by a tenth.
+    pub even: bool,
+    /// Each node that serves.
+    pub nodes: Vec<NodeLoad>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// Its name.
+    pub name: String,
+    /// Connected; none where it does not answer.
+    pub clients: Option<u64>,
+}
+
 /// A subscription of a session at the node that is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
