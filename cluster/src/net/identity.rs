@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::level::FeatureLevel;
 
 /// Version of the protocol between nodes. A peer with another one is refused.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What this node says of itself. The cluster and the incarnation may change while it runs; each
 /// change is made known to all peers by a new handshake.
