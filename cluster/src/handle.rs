@@ -1,6 +1,7 @@
 //! All that the broker sees of the cluster, and all that the cluster asks of the broker.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotte_mqtt::topic::{ShareName, SubscriptionFilter, TopicFilter};
@@ -105,7 +106,20 @@ pub enum Refused {
     /// It took longer than an election and 2 T.
     #[error("the cluster did not answer in time")]
     TimedOut,
+    /// The client has a newer connection at another node.
+    #[error("the client has connected elsewhere since")]
+    Overtaken,
 }
+
+/// A CONNECT that arrived, and what this node had seen by then: a connection that another node opened later is newer.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    displaces: u64,
+    at: Instant,
+}
+
+/// So long after it arrived a CONNECT may still displace a connection that is newer than all that its node had seen then.
+const CONTEST: Duration = Duration::from_secs(2);
 
 /// A committed CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +154,7 @@ impl Cluster {
     }
 
     /// Longest that a barrier or a commit takes where nothing is broken.
-    pub fn barrier_max(&self) -> std::time::Duration {
+    pub fn barrier_max(&self) -> Duration {
         self.node.config().barrier_max()
     }
 
@@ -344,19 +358,46 @@ impl Cluster {
             .page(filter, after, limit, visit)
     }
 
-    /// Commits a CONNECT and has the former connection of the client closed, waiting for that at most 500 ms.
-    pub async fn open(&self, open: Open) -> Result<Opened, Refused> {
+    /// The CONNECT of a client arrived just now.
+    pub fn arrived(&self, client: &[u8]) -> Arrived {
+        let life = self.node.life();
+        let seen = life.and_then(|life| self.node.last_epoch(life.group_of(client)));
+        Arrived {
+            displaces: seen.unwrap_or(0),
+            at: Instant::now(),
+        }
+    }
+
+    /// Commits a CONNECT and has the former connection of the client closed, waiting for that at most 500 ms. Once it is not
+    /// `wanted` any more, nothing is proposed that would displace a connection elsewhere; what was proposed before may be
+    /// committed nevertheless.
+    pub async fn open(
+        &self,
+        open: Open,
+        arrived: Arrived,
+        wanted: impl Fn() -> bool,
+    ) -> Result<Opened, Refused> {
         let life = self.life()?;
         let group = life.group_of(&open.client);
-        let client = open.client.clone();
-        let open = Open {
+        let mut open = Open {
             up_index: life.up_index,
+            displaces: if wanted() { arrived.displaces } else { 0 },
             ..open
         };
-        let command = flotte_proto::session_command::Command::Open(open);
-        let (_, reply) = life.propose_session(group, command).await?;
-        let reply = OpenReply::decode(reply).map_err(|_| Refused::NotServing)?;
-        life.kicks.former(group, &client, &reply).await;
+        let reply = loop {
+            let command = flotte_proto::session_command::Command::Open(open.clone());
+            let (_, reply) = life.propose_session(group, command).await?;
+            let reply = OpenReply::decode(reply).map_err(|_| Refused::NotServing)?;
+            if reply.conflict == 0 {
+                break reply;
+            }
+            if !wanted() || arrived.at.elapsed() >= CONTEST {
+                return Err(Refused::Overtaken);
+            }
+            open.displaces = reply.conflict;
+        };
+        // Whether it is still wanted or not: what it displaced is not the connection of its client any more.
+        life.kicks.former(group, &open.client, &reply).await;
         Ok(Opened {
             epoch: reply.epoch,
             session_present: reply.session_present,

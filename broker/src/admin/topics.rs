@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use flotte_cluster::handle::Refused;
 use flotte_cluster::id::NodeRef;
 use flotte_cluster::meta::Retained as Stored;
 use flotte_cluster::wire::{Retain, RetainedMessage};
@@ -213,7 +212,7 @@ async fn delete(State(context): State<Context>, Query(query): Query<TopicQuery>)
     };
     match cluster.retain(command, None).await {
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
-        Err(error @ (Refused::NotServing | Refused::TimedOut)) => problem(
+        Err(error) => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "Not deleted",
             &error.to_string(),

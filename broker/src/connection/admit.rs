@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use flotte_cluster::handle::Arrived;
 use flotte_cluster::wire::Will;
 use flotte_mqtt::packet::Connect;
 use flotte_mqtt::reason::ReasonCode;
@@ -20,6 +21,7 @@ use crate::auth::{Attempt, AuthError, Proof};
 pub(super) struct Admitted {
     pub(super) connect: Connect,
     pub(super) client: ClientId,
+    pub(super) arrived: Arrived,
     /// It was given its id by this broker.
     pub(super) assigned: bool,
     pub(super) subject: Arc<Subject>,
@@ -38,6 +40,7 @@ impl Arrival {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
         let (client, assigned) = self.client_id(&connect)?;
+        let arrived = shared.cluster().arrived(client.as_bytes());
         if let Some(elsewhere) = shared.departures.reason() {
             return Err(elsewhere);
         }
@@ -89,6 +92,7 @@ impl Arrival {
         };
         let admitted = Admitted {
             client,
+            arrived,
             assigned,
             subject,
             proof: identity.proof,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use flotte_cluster::wire::Open;
+use flotte_cluster::handle::Opened;
 use flotte_mqtt::codec::{self, Decoder};
 use flotte_mqtt::packet::{ConnAck, Connect, Packet};
 use flotte_mqtt::property::{Properties, Property};
@@ -114,7 +114,8 @@ impl Arrival {
             }
         };
         Span::current().record("client", admitted.client.as_str());
-        self.open(admitted, decoder, buffer).await
+        let opened = self.commit(&admitted, &mut buffer, &mut pending).await?;
+        self.open(admitted, opened, decoder, buffer)
     }
 
     /// None = nothing more is to be said.
@@ -170,37 +171,16 @@ impl Arrival {
         }
     }
 
-    /// Commits the CONNECT and takes the session.
-    async fn open(
+    /// The CONNECT is committed: takes the session.
+    fn open(
         self,
         admitted: Admitted,
+        opened: Opened,
         decoder: Decoder,
         rest: BytesMut,
     ) -> Option<Connection> {
         let shared = Arc::clone(&self.worker.shared);
         let version = admitted.connect.version;
-        shared.registry.opening(&admitted.client);
-        let open = Open {
-            client: admitted.client.as_bytes().clone(),
-            clean: admitted.connect.clean_start,
-            expiry_s: admitted.expiry_s,
-            will: admitted.will.clone(),
-            up_index: 0,
-        };
-        let limit = shared.barrier_max();
-        let (cluster, client) = (shared.cluster().clone(), open.client.clone());
-        let mut opening = Box::pin(async move { cluster.open(open).await });
-        let opened = match tokio::time::timeout(limit, &mut opening).await {
-            Ok(Ok(opened)) => opened,
-            failed => {
-                if failed.is_err() {
-                    shared.take_back(client, opening);
-                }
-                shared.registry.open_failed(&admitted.client);
-                self.refuse(version, ReasonCode::ServerUnavailable);
-                return None;
-            }
-        };
         let claim = shared.registry.opened(
             &admitted.client,
             (opened.epoch, opened.session_present),
@@ -214,6 +194,7 @@ impl Arrival {
         } = claim
         else {
             counter!("flotte_connects_total", "result" => "taken_over").increment(1);
+            shared.close_unopened(admitted.client.as_bytes().clone(), opened.epoch);
             return None;
         };
         if let Some(replaced) = replaced {
@@ -336,7 +317,7 @@ impl Arrival {
         }
     }
 
-    fn refuse(&self, version: Version, reason: ReasonCode) {
+    pub(super) fn refuse(&self, version: Version, reason: ReasonCode) {
         if reason == Refusal::Flapping.reason() {
             return self.refuse_for(version, Refusal::Flapping);
         }

@@ -11,6 +11,7 @@ mod connack;
 mod counted;
 mod handshake;
 mod leaving;
+mod opening;
 mod packets;
 mod pending;
 mod publish;

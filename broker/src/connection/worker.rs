@@ -86,6 +86,16 @@ impl Shared {
         })
     }
 
+    /// Commits the end of a connection that was never let in: no will of it is published.
+    pub(super) fn close_unopened(self: &Arc<Self>, client: Bytes, epoch: u64) {
+        drop(self.commit_close(Close {
+            client,
+            epoch,
+            discard_will: true,
+            expiry_s: None,
+        }));
+    }
+
     /// Ends a connection that was refused before its Open came back, should it come back after all. On a worker.
     pub(super) fn take_back(
         self: &Arc<Self>,
@@ -95,13 +105,7 @@ impl Shared {
         let shared = Arc::clone(self);
         tokio::task::spawn_local(async move {
             if let Ok(opened) = opening.await {
-                let (epoch, discard_will) = (opened.epoch, true);
-                drop(shared.commit_close(Close {
-                    client,
-                    epoch,
-                    discard_will,
-                    expiry_s: None,
-                }));
+                shared.close_unopened(client, opened.epoch);
             }
         });
     }

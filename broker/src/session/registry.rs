@@ -36,6 +36,8 @@ pub enum Claim {
 struct Pending {
     /// How many; never 0.
     opens: u32,
+    /// Number of the latest, while any is pending.
+    latest: u64,
     /// Highest epoch kicked meanwhile.
     kicked: u64,
 }
@@ -65,10 +67,20 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// An Open of this client is about to be proposed.
-    pub fn opening(&self, client: &ClientId) {
+    /// An Open of this client is about to be proposed. Returns its number among those that are pending.
+    pub fn opening(&self, client: &ClientId) -> u64 {
         let mut shard = self.shard(self.hash(client)).lock();
-        shard.pending.entry(client.clone()).or_default().opens += 1;
+        let pending = shard.pending.entry(client.clone()).or_default();
+        pending.opens += 1;
+        pending.latest += 1;
+        pending.latest
+    }
+
+    /// Whether an Open that is pending is the latest of its client here: none came after it.
+    pub fn is_latest(&self, client: &ClientId, number: u64) -> bool {
+        let shard = self.shard(self.hash(client)).lock();
+        let pending = shard.pending.get(client);
+        pending.is_some_and(|pending| pending.latest == number)
     }
 
     /// Whether any Open has not come back.
@@ -344,6 +356,19 @@ mod tests {
         assert!(matches!(opened(&registry, 6, false), Claim::Mine { .. }));
         assert!(registry.kicked(&id(), 5).is_none(), "it is newer");
         assert!(registry.kicked(&id(), 6).is_some());
+    }
+
+    #[test]
+    fn the_latest_open_is_known_while_it_is_pending() {
+        let registry = Registry::default();
+        let first = registry.opening(&id());
+        assert!(registry.is_latest(&id(), first));
+        let second = registry.opening(&id());
+        assert!(!registry.is_latest(&id(), first) && registry.is_latest(&id(), second));
+        opened(&registry, 5, false);
+        assert!(!registry.is_latest(&id(), first), "the later one is let in");
+        registry.open_failed(&id());
+        assert!(!registry.is_latest(&id(), first));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flotte_proto::GroupRecord;
@@ -22,6 +23,8 @@ pub struct GroupMachine {
     /// Held for one entry at a time by apply.
     state: Mutex<GroupState>,
     time: Arc<StateTime>,
+    /// That of the state, for readers that must not wait for its lock.
+    last_epoch: AtomicU64,
     /// Sessions that ended and whose homes were not told yet; the runtime takes them. Bounded by [`ENDED_MAX`]:
     /// a home that is not told finds out at the client's next Open.
     ended: Mutex<Vec<Ended>>,
@@ -41,6 +44,7 @@ impl GroupMachine {
             group,
             state: Mutex::default(),
             time: Arc::default(),
+            last_epoch: AtomicU64::new(0),
             ended: Mutex::default(),
             openers: Mutex::default(),
             work: Notify::new(),
@@ -55,6 +59,11 @@ impl GroupMachine {
     /// State time as it passes.
     pub fn time(&self) -> &Arc<StateTime> {
         &self.time
+    }
+
+    /// The highest epoch that was assigned, as far as this replica knows. Never waits.
+    pub fn last_epoch(&self) -> u64 {
+        self.last_epoch.load(Ordering::Acquire)
     }
 
     /// Takes the sessions that ended since the last call.
@@ -79,6 +88,7 @@ impl Machine for GroupMachine {
         let mut state = self.state.lock();
         let reply = state.apply(self.group, index, &entry, &mut effects);
         self.time.moved_to(state.time_ms());
+        self.last_epoch.store(state.last_epoch(), Ordering::Release);
         drop(state);
         let busy = effects.fired || !effects.ended.is_empty();
         let mut ended = self.ended.lock();
@@ -101,6 +111,7 @@ impl Machine for GroupMachine {
         snapshot::read_records(data, |record| state.restore(record))
             .map_err(|e| RestoreError::Format(e.to_string()))?;
         self.time.moved_to(state.time_ms());
+        self.last_epoch.store(state.last_epoch(), Ordering::Release);
         *self.state.lock() = state;
         self.work.notify_one();
         Ok(())

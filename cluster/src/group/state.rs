@@ -172,6 +172,12 @@ impl GroupState {
     }
 
     fn open(&mut self, from: NodeRef, open: Open, effects: &mut Effects) -> OpenReply {
+        if let Some(conflict) = self.conflict(from, &open) {
+            return OpenReply {
+                conflict,
+                ..OpenReply::default()
+            };
+        }
         self.last_epoch += 1;
         effects.openers.insert(from);
         let mut reply = OpenReply {
@@ -211,6 +217,14 @@ impl GroupState {
         };
         self.clients.insert(open.client, client);
         reply
+    }
+
+    /// An Open may be committed long after its CONNECT: what the client did at another node meanwhile stands. Opens of one
+    /// node come in the order of their CONNECTs.
+    fn conflict(&self, from: NodeRef, open: &Open) -> Option<u64> {
+        let held = self.clients.get(&open.client)?;
+        let elsewhere = held.home.is_some_and(|home| home.node != from.node);
+        (elsewhere && held.epoch > open.displaces).then_some(held.epoch)
     }
 
     fn close(&mut self, close: Close, effects: &mut Effects) {
@@ -389,6 +403,11 @@ impl GroupState {
     /// Whether no client is known.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
+    }
+
+    /// The highest epoch that was assigned.
+    pub fn last_epoch(&self) -> u64 {
+        self.last_epoch
     }
 
     /// State time in ms since the epoch.

@@ -83,8 +83,23 @@ impl Rig {
         }
     }
 
+    /// By a node that has seen all that is committed.
     fn open(&mut self, from: NodeRef, open: Open) -> OpenReply {
-        OpenReply::decode(self.run(from, Command::Open(open)).0).unwrap()
+        OpenReply::decode(self.run(from, self.up_to_date(open)).0).unwrap()
+    }
+
+    fn up_to_date(&self, open: Open) -> Command {
+        self.having_seen(self.state.last_epoch(), open)
+    }
+
+    fn having_seen(&self, displaces: u64, open: Open) -> Command {
+        Command::Open(Open { displaces, ..open })
+    }
+
+    /// By a node that has seen nothing after an epoch.
+    fn open_late(&mut self, from: NodeRef, displaces: u64, open: Open) -> OpenReply {
+        let late = self.having_seen(displaces, open);
+        OpenReply::decode(self.run(from, late).0).unwrap()
     }
 
     fn close(&mut self, from: NodeRef, epoch: u64, discard_will: bool) -> Effects {
@@ -144,7 +159,7 @@ fn a_session_is_present_only_at_its_home() {
 fn a_session_that_opens_elsewhere_ends_at_its_home() {
     let mut rig = Rig::default();
     let first = rig.open(A, open(false, 60));
-    let moved = rig.run(B, Command::Open(open(false, 60))).1;
+    let moved = rig.run(B, rig.up_to_date(open(false, 60))).1;
     let ended = Ended {
         client: "c".into(),
         epoch: first.epoch,
@@ -152,11 +167,11 @@ fn a_session_that_opens_elsewhere_ends_at_its_home() {
     };
     assert_eq!(moved.ended, [ended], "it was connected");
     assert!(moved.openers.iter().eq([&B]));
-    let here = rig.run(B, Command::Open(open(true, 60))).1;
+    let here = rig.run(B, rig.up_to_date(open(true, 60))).1;
     assert!(here.ended.is_empty(), "whoever opens it there sees to it");
     let epoch = rig.state.client(b"c").unwrap().epoch;
     rig.close(B, epoch, true);
-    let back = rig.run(A, Command::Open(open(false, 60))).1;
+    let back = rig.run(A, rig.up_to_date(open(false, 60))).1;
     assert_eq!(
         (back.ended[0].epoch, back.ended[0].home),
         (epoch, B),
@@ -512,4 +527,123 @@ fn disconnect_may_change_the_expiry() {
     };
     rig.run(A, Command::Close(close));
     assert!(rig.state.is_empty());
+}
+
+#[test]
+fn a_late_open_leaves_a_newer_connection_elsewhere_alone() {
+    let mut rig = Rig::default();
+    let with_will = Open {
+        will: will(0),
+        ..open(true, 0)
+    };
+    let seen = rig.state.last_epoch();
+    let newer = rig.open(B, with_will);
+    let before = rig.state.client(b"c").cloned();
+    let (reply, effects) = rig.run(A, rig.having_seen(seen, open(true, 0)));
+    let conflict = OpenReply {
+        conflict: newer.epoch,
+        ..OpenReply::default()
+    };
+    assert_eq!(OpenReply::decode(reply).unwrap(), conflict);
+    assert_eq!(effects, Effects::default(), "nobody is told anything");
+    assert_eq!(rig.state.client(b"c").cloned(), before);
+    assert_eq!(rig.state.last_epoch(), newer.epoch, "no epoch is used up");
+    rig.now_ms = 60_000;
+    assert_eq!(rig.wills(), [""; 0], "its client is connected");
+}
+
+#[test]
+fn a_late_open_does_not_move_a_session_that_is_at_another_node_by_now() {
+    let mut rig = Rig::default();
+    let seen = rig.open(A, open(false, 60)).epoch;
+    rig.close(A, seen, true);
+    let moved = rig.open(B, open(false, 60));
+    rig.close(B, moved.epoch, true);
+    let late = rig.open_late(A, seen, open(false, 60));
+    assert_eq!((late.conflict, late.epoch), (moved.epoch, 0));
+    let back = rig.open(B, open(false, 60));
+    assert!(back.session_present, "its home is where it was last");
+}
+
+#[test]
+fn an_open_displaces_what_its_node_had_seen() {
+    let mut rig = Rig::default();
+    let older = rig.open(B, open(true, 0));
+    let newer = rig.open_late(A, older.epoch, open(true, 0));
+    assert_eq!(
+        (newer.conflict, newer.former.unwrap().epoch),
+        (0, older.epoch)
+    );
+    assert_eq!(rig.state.client(b"c").unwrap().owner(), Some(A));
+}
+
+#[test]
+fn opens_of_one_node_come_in_order_whatever_it_has_seen() {
+    let mut rig = Rig::default();
+    let first = rig.open_late(A, 0, open(true, 0));
+    let second = rig.open_late(A, 0, open(true, 0));
+    assert_eq!(
+        (second.conflict, second.former.unwrap().epoch),
+        (0, first.epoch)
+    );
+    let again = NodeRef {
+        incarnation: 2,
+        ..A
+    };
+    let third = rig.open_late(again, 0, open(true, 0));
+    assert_eq!(
+        (third.conflict, third.former.unwrap().epoch),
+        (0, second.epoch)
+    );
+}
+
+#[test]
+fn a_client_whose_node_went_down_is_open_to_all() {
+    let mut rig = Rig::default();
+    let with_will = Open {
+        will: will(10),
+        ..open(false, 60)
+    };
+    rig.open(B, with_will);
+    for orphan in rig.state.orphans(|node| node != B, 10) {
+        rig.run(A, orphan);
+    }
+    assert!(rig.state.client(b"c").unwrap().home.is_none());
+    assert_eq!(rig.open_late(A, 0, open(false, 60)).conflict, 0);
+}
+
+/// Three nodes, none of which has seen anything, open one client again and again, each of them after a conflict with what it has
+/// learned from that: each gets its turn, in at most as many rounds as there are Opens, and one is left.
+#[test]
+fn a_storm_of_opens_settles_with_one_connection() {
+    const EACH: usize = 5;
+    let mut rig = Rig::default();
+    let nodes = [1, 2, 3].map(|node| NodeRef {
+        node: NodeId(node),
+        incarnation: 1,
+    });
+    // Under way: by whom, and what it displaces.
+    let mut under_way: Vec<(NodeRef, u64)> = Vec::new();
+    under_way.extend(nodes.repeat(EACH).into_iter().map(|node| (node, 0)));
+    let mut opened = Vec::new();
+    let mut rounds = 0;
+    while !under_way.is_empty() {
+        rounds += 1;
+        for (node, displaces) in std::mem::take(&mut under_way) {
+            let reply = rig.open_late(node, displaces, open(true, 0));
+            match reply.conflict {
+                0 => opened.push((reply.epoch, node, reply.former)),
+                conflict => under_way.push((node, conflict)),
+            }
+        }
+    }
+    assert!(rounds <= 3 * EACH, "{rounds} rounds");
+    assert_eq!(opened.len(), 3 * EACH);
+    for pair in opened.windows(2) {
+        let former = pair[1].2.map(|former| former.epoch);
+        assert_eq!(former, Some(pair[0].0), "each ends the one before it");
+    }
+    let (epoch, last, _) = opened[opened.len() - 1];
+    let client = rig.state.client(b"c").unwrap();
+    assert_eq!((client.owner(), client.epoch), (Some(last), epoch));
 }

@@ -146,6 +146,14 @@ impl Node {
         }
     }
 
+    /// The highest epoch of a session group that this node has seen; none where it holds no replica.
+    pub(crate) fn last_epoch(&self, group: GroupId) -> Option<u64> {
+        let groups = self.groups.read();
+        groups
+            .get(&group)
+            .map(|replica| replica.machine.last_epoch())
+    }
+
     /// Resolves when this node's replica knows that another node leads the group.
     pub(super) fn succeeded(
         &self,

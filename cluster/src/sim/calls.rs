@@ -40,6 +40,9 @@ impl Process {
         let me = life.me;
         if let Some(proposer) = life.proposers.get_mut(&group) {
             let ordinal = ctx.oracle.pushed(group, me, command.clone());
+            if let Ticket::Open(conn) = ticket {
+                ctx.oracle.opens.insert((group, me, ordinal), conn);
+            }
             let ticket = (ordinal, ticket);
             proposer.core.push(Waiting { command, ticket });
         }

@@ -54,7 +54,9 @@ impl Oracle {
         };
         let replies = EntryReply::decode(reply).expect("it was made by apply");
         for (batch, reply) in decoded.batches.iter().zip(&replies.batches) {
-            self.check_batch(group, index, batch, reply);
+            if self.check_batch(group, index, batch, reply) {
+                self.check_opens(group, batch, reply);
+            }
         }
         self.check_time(group, entry.stamped);
         if index.is_multiple_of(DIGEST_EVERY) {
@@ -224,6 +226,36 @@ impl Oracle {
         }
     }
 
+    /// An Open whose client had gone ends nothing that the client began after that.
+    fn check_opens(&mut self, group: GroupId, batch: &Batch, reply: &BatchReply) {
+        let Some(batch_reply::Result::Replies(replies)) = &reply.result else {
+            return;
+        };
+        let me = NodeRef {
+            node: NodeId(batch.node_id),
+            incarnation: batch.incarnation,
+        };
+        let taken = self.replies.get(&(group, me)).map_or(0, Vec::len);
+        let first = taken.saturating_sub(batch.commands.len()) as u64;
+        for (ordinal, reply) in (first..).zip(&replies.replies) {
+            let Some(conn) = self.opens.get(&(group, me, ordinal)).copied() else {
+                continue;
+            };
+            let reply = OpenReply::decode(reply.clone()).expect("it was made by apply");
+            self.by_epoch.entry((group, reply.epoch)).or_insert(conn);
+            for former in [reply.former, reply.former_home].into_iter().flatten() {
+                let Some(former) = self.by_epoch.get(&(group, former.epoch)).copied() else {
+                    continue;
+                };
+                let gone = self.gone.get(&conn).copied().unwrap_or(u64::MAX);
+                if gone < self.began.get(&former).copied().unwrap_or(0) {
+                    let what = format!("conn {conn}, whose client had gone, ends conn {former}");
+                    self.fail("P4", what);
+                }
+            }
+        }
+    }
+
     /// A client whose newest connection stands is connected in the state, too.
     fn check_connected(&mut self, group: GroupId) {
         let groups = self.groups.len() as u32;
@@ -247,29 +279,36 @@ impl Oracle {
         }
     }
 
-    /// Batches are taken once, in order, and with what their proposer put into them.
-    fn check_batch(&mut self, group: GroupId, index: u64, batch: &Batch, reply: &BatchReply) {
+    /// Batches are taken once, in order, and with what their proposer put into them. Says whether it was taken just now.
+    fn check_batch(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        batch: &Batch,
+        reply: &BatchReply,
+    ) -> bool {
         let Some(batch_reply::Result::Replies(replies)) = &reply.result else {
-            return;
+            return false;
         };
         let me = NodeRef {
             node: NodeId(batch.node_id),
             incarnation: batch.incarnation,
         };
         if me.incarnation == 0 {
-            return;
+            return false;
         }
         let taken = self.taken.entry((group, me.node)).or_default();
         let last = match me.incarnation.cmp(&taken.0) {
             std::cmp::Ordering::Less => {
                 let what = format!("a batch of {me} was taken after one of #{}", taken.0);
-                return self.fail("proposer", what);
+                self.fail("proposer", what);
+                return false;
             }
             std::cmp::Ordering::Equal => taken.1,
             std::cmp::Ordering::Greater => 0,
         };
         if batch.sequence <= last {
-            return;
+            return false;
         }
         *taken = (me.incarnation, batch.sequence);
         let done = self.replies.entry((group, me)).or_default();
@@ -283,6 +322,7 @@ impl Oracle {
             let what = format!("batch {sequence} of {me} was taken after {last} in group {group}");
             self.fail("proposer", what);
         }
+        true
     }
 
     /// State time may go on from here: no replica carried it that a leader could have asked.

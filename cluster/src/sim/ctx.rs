@@ -36,6 +36,8 @@ pub enum Broken {
     Kicks,
     /// A leader that does not carry the time asks nobody who does.
     Survey,
+    /// An Open displaces whatever its client has by the time it is committed.
+    Displaces,
 }
 
 #[derive(Debug)]

@@ -9,6 +9,8 @@ use super::world::World;
 
 /// The newest version knows it.
 const LEVEL_MAX: u32 = 3;
+/// A client that waits for its CONNACK goes elsewhere, each time it is looked at.
+const GIVE_UP_PERCENT: u64 = 15;
 
 impl World {
     /// One fault, and when the next one comes.
@@ -193,6 +195,10 @@ impl World {
             return connect(ctx, client, listens);
         };
         if !ctx.conns[conn].is_connected {
+            if !listens && ctx.rng.percent(GIVE_UP_PERCENT) {
+                want(ctx, conn, Want::Vanish);
+                ctx.conns[conn].is_open = false;
+            }
             return;
         }
         let roll = ctx.rng.below(100);
@@ -212,6 +218,9 @@ impl World {
 
 fn want(ctx: &mut Ctx, conn: usize, want: Want) {
     let delay = ctx.rng.below(MS);
+    if matches!(want, Want::Leave | Want::Vanish) {
+        ctx.oracle.gone(conn, ctx.now);
+    }
     // One after the other, as they are read.
     let node = ctx.conns[conn].node;
     ctx.input(node, delay / 1_000, Input::Client { conn, want });
@@ -259,5 +268,6 @@ fn connect(ctx: &mut Ctx, client: usize, listens: bool) {
         expiry_s: if listens { 0 } else { expiry_s },
         numbers: 0,
     });
+    ctx.oracle.began(conn, ctx.now);
     want(ctx, conn, Want::Connect);
 }

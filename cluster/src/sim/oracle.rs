@@ -73,6 +73,12 @@ pub struct Oracle {
     /// Incarnation, sequence and number of commands that were taken of each node.
     pub(super) taken: BTreeMap<(GroupId, NodeId), (u64, u64)>,
     pub(super) replies: BTreeMap<(GroupId, NodeRef), Vec<(u64, Bytes)>>,
+    /// Connections by what they proposed, and by the epoch that they got.
+    pub(super) opens: BTreeMap<(GroupId, NodeRef, u64), usize>,
+    pub(super) by_epoch: BTreeMap<(GroupId, u64), usize>,
+    /// When clients connected, and when they went; by connection.
+    pub(super) began: BTreeMap<usize, u64>,
+    pub(super) gone: BTreeMap<usize, u64>,
     leases: BTreeMap<usize, (NodeRef, u64)>,
     /// How far state time was ahead of a clock that runs a tenth too fast, at most; and its last value.
     pub(super) time_ahead: BTreeMap<GroupId, i64>,
@@ -144,6 +150,16 @@ impl Oracle {
     }
 
     // ---- connections ----
+
+    /// A client connects.
+    pub fn began(&mut self, conn: usize, now: u64) {
+        self.began.insert(conn, now);
+    }
+
+    /// A client wants no more of a connection.
+    pub fn gone(&mut self, conn: usize, now: u64) {
+        self.gone.entry(conn).or_insert(now);
+    }
 
     pub fn opened(&mut self, conn: usize, client: usize, node: NodeRef, epoch: u64) {
         let alive = Alive {

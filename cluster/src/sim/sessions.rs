@@ -6,27 +6,24 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use flotte_mqtt::topic::SubscriptionFilter;
 use flotte_proto::meta_command::Command as Meta;
 use flotte_proto::session_command::Command as Session;
-use flotte_proto::{Close, Open, OpenReply, SetRoute, Will};
+use flotte_proto::{Close, SetRoute};
 
 use super::ctx::{Broken, Ctx};
 use super::life::Ticket;
 use super::message::{Input, Kick, Want};
-use super::net::MS;
+use super::opening::Opening;
 use super::process::Process;
-use super::topics::{FILTERS, TOPICS, client_id, group_of, payload};
-use crate::group::node_ref;
-
-const FORMER_WAIT: u64 = 500 * MS;
+use super::topics::{FILTERS, client_id, group_of};
 
 /// A connection that was let in.
 #[derive(Debug)]
 pub struct Connected {
-    client: usize,
-    epoch: u64,
+    pub client: usize,
+    pub epoch: u64,
     /// Each with the number of the SUBSCRIBE since which it stands.
     pub filters: BTreeMap<usize, u64>,
     /// What the client sent and was not read yet.
-    inbox: VecDeque<Want>,
+    pub inbox: VecDeque<Want>,
     /// A retained publish is being committed; others wait behind it.
     pub retaining: bool,
     pub blocked: VecDeque<u64>,
@@ -57,13 +54,12 @@ struct Unsettled {
 #[derive(Debug, Default)]
 pub struct Sessions {
     pub connected: BTreeMap<usize, Connected>,
-    by_client: BTreeMap<usize, usize>,
+    pub by_client: BTreeMap<usize, usize>,
     /// Opens that have not come back, by client: how many, and the highest epoch kicked meanwhile.
-    pending: BTreeMap<usize, (u32, u64)>,
-    /// Connections that wait for their Open or for the former one; those without an epoch for their Open.
-    opening: BTreeMap<usize, Option<u64>>,
+    pub pending: BTreeMap<usize, (u32, u64)>,
+    pub opening: BTreeMap<usize, Opening>,
     /// Went away meanwhile.
-    vanished: BTreeSet<usize>,
+    pub vanished: BTreeSet<usize>,
     unsettled: BTreeMap<usize, Unsettled>,
     pub acks: VecDeque<Ack>,
     passed: Vec<Asked>,
@@ -83,6 +79,17 @@ impl Sessions {
     pub fn all_conns(&self) -> Vec<usize> {
         let opening = self.opening.keys();
         self.connected.keys().chain(opening).copied().collect()
+    }
+
+    /// An Open has come back. Returns the highest epoch that was kicked meanwhile.
+    pub fn settle(&mut self, client: usize) -> u64 {
+        let pending = self.pending.entry(client).or_default();
+        pending.0 = pending.0.saturating_sub(1);
+        let (left, kicked) = *pending;
+        if left == 0 {
+            self.pending.remove(&client);
+        }
+        kicked
     }
 
     pub fn unfinished(&self) -> Option<String> {
@@ -123,96 +130,6 @@ impl Process {
         }
     }
 
-    // ---- connecting ----
-
-    fn open(&mut self, ctx: &mut Ctx, conn: usize) {
-        let client = ctx.conns[conn].client;
-        let (will, expiry_s) = (ctx.conns[conn].will, ctx.conns[conn].expiry_s);
-        let Some(life) = &mut self.life else { return };
-        life.sessions.pending.entry(client).or_default().0 += 1;
-        life.sessions.opening.insert(conn, None);
-        let will = will.map(|(delay_s, message)| Will {
-            topic: TOPICS[super::topics::WILLS].into(),
-            qos: 1,
-            payload: payload(message),
-            delay_s,
-            ..Will::default()
-        });
-        let open = Open {
-            client: client_id(client),
-            clean: expiry_s == 0,
-            expiry_s,
-            will,
-            up_index: life.up_index,
-        };
-        let group = group_of(client, ctx.logs.len() as u32 - 1);
-        self.propose_session(ctx, group, Session::Open(open), Ticket::Open(conn));
-    }
-
-    pub fn open_committed(&mut self, ctx: &mut Ctx, conn: usize, reply: &OpenReply) {
-        let client = ctx.conns[conn].client;
-        let Some(sessions) = self.sessions() else {
-            return;
-        };
-        sessions.opening.insert(conn, Some(reply.epoch));
-        match reply.former {
-            None => self.former_waited(ctx, conn),
-            Some(former) => {
-                let kick = Kick {
-                    client,
-                    epoch: former.epoch,
-                    node: node_ref(former),
-                };
-                ctx.input(self.idx, FORMER_WAIT, Input::FormerWaited(conn));
-                self.kick_for(ctx, kick, Some(conn));
-            }
-        }
-    }
-
-    /// The former connection is closed, or was waited for long enough.
-    pub fn former_waited(&mut self, ctx: &mut Ctx, conn: usize) {
-        let client = ctx.conns[conn].client;
-        let Some(life) = &mut self.life else { return };
-        let (me, sessions) = (life.me, &mut life.sessions);
-        if sessions.opening.get(&conn).copied().flatten().is_none() {
-            return;
-        }
-        let epoch = sessions.opening.remove(&conn).flatten().unwrap_or(0);
-        let pending = sessions.pending.entry(client).or_default();
-        pending.0 = pending.0.saturating_sub(1);
-        let kicked = pending.1 >= epoch;
-        if pending.0 == 0 {
-            sessions.pending.remove(&client);
-        }
-        let former = sessions.by_client.get(&client).copied();
-        let newer = former.and_then(|former| sessions.connected.get(&former));
-        if kicked || newer.is_some_and(|newer| newer.epoch > epoch) {
-            return ctx.closed(conn);
-        }
-        if let Some(former) = former {
-            self.close(ctx, former, End::TakenOver);
-        }
-        let Some(sessions) = self.sessions() else {
-            return;
-        };
-        let connected = Connected {
-            client,
-            epoch,
-            filters: BTreeMap::new(),
-            inbox: VecDeque::new(),
-            retaining: false,
-            blocked: VecDeque::new(),
-        };
-        sessions.connected.insert(conn, connected);
-        sessions.by_client.insert(client, conn);
-        if sessions.vanished.remove(&conn) {
-            return self.close(ctx, conn, End::Vanished);
-        }
-        ctx.note(|| format!("{me}: c{client} is connected, conn {conn}, epoch {epoch}"));
-        ctx.conns[conn].is_connected = true;
-        ctx.oracle.opened(conn, client, me, epoch);
-    }
-
     pub fn kicked(&mut self, ctx: &mut Ctx, kick: Kick) {
         let Some(sessions) = self.sessions() else {
             return;
@@ -230,8 +147,7 @@ impl Process {
         }
     }
 
-    fn close(&mut self, ctx: &mut Ctx, conn: usize, end: End) {
-        let groups = ctx.logs.len() as u32 - 1;
+    pub fn close(&mut self, ctx: &mut Ctx, conn: usize, end: End) {
         let Some(sessions) = self.sessions() else {
             return;
         };
@@ -247,17 +163,21 @@ impl Process {
         for filter in connected.filters.into_keys() {
             self.withdraw(ctx, filter);
         }
-        let group = group_of(client, groups);
+        self.commit_close(ctx, client, connected.epoch, end == End::Left);
+    }
+
+    pub fn commit_close(&mut self, ctx: &mut Ctx, client: usize, epoch: u64, discard_will: bool) {
+        let group = group_of(client, ctx.logs.len() as u32 - 1);
         let id = client_id(client);
         let current = self.group(group).and_then(|state| state.client(&id));
         let epoch = match ctx.broken {
-            Some(Broken::Epochs) => current.map_or(connected.epoch, |client| client.epoch),
-            _ => connected.epoch,
+            Some(Broken::Epochs) => current.map_or(epoch, |client| client.epoch),
+            _ => epoch,
         };
         let close = Close {
             client: id,
             epoch,
-            discard_will: end == End::Left,
+            discard_will,
             expiry_s: None,
         };
         self.propose_session(ctx, group, Session::Close(close), Ticket::Quiet);
