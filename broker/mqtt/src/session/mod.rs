@@ -49,6 +49,7 @@ mod outcome;
 mod parting;
 mod queue;
 mod rare;
+mod room;
 mod shared;
 mod tail;
 mod tally;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::SessionError;
-use super::config::{OutboundConfig, Overflow};
+use super::config::OutboundConfig;
 use super::flight::Flight;
 use super::link::{Dup, Link, Peer};
 use super::message::Delivery;
@@ -17,14 +17,12 @@ use super::window::Slot;
 use crate::packet::{PacketId, QoS, Version};
 use crate::reason::ReasonCode;
 
-/// Copies in the queue above which no retained messages are replayed.
-const REPLAYED_MAX: usize = 1_000;
-
 /// What a session owes its client.
 ///
 /// - Getters: [`queued`](Self::queued), [`inflight`](Self::inflight), [`bytes`](Self::bytes),
 ///   [`is_empty`](Self::is_empty), [`version`](Self::version), [`wants_write`](Self::wants_write),
-///   [`packet_bytes_max`](Self::packet_bytes_max), [`readiness`](Self::readiness).
+///   [`packet_bytes_max`](Self::packet_bytes_max), [`readiness`](Self::readiness),
+///   [`has_room_to_replay`](Self::has_room_to_replay).
 /// - Input: `handle_*`, [`connect`](Self::connect), [`disconnect`](Self::disconnect).
 /// - Commands: [`enqueue`](Self::enqueue), [`enqueue_frame`](Self::enqueue_frame),
 ///   [`expire`](Self::expire), [`end`](Self::end),
@@ -318,47 +316,6 @@ impl Outbound {
         Outcome::Queued
     }
 
-    /// Makes room for one more copy by the overflow policy. What was ever sent is never removed, and a copy that would be alone
-    /// is always taken, one that is larger than the limit also beside others up to half of it: the packet size limit bounds it.
-    fn make_room(&mut self, delivery: &Delivery, now_ms: u64, tally: &mut Tally) -> bool {
-        let bytes = delivery.message.held_bytes();
-        let bytes_max = self.config.queue_max_bytes;
-        if self.is_full_for(bytes) {
-            // [MQTT-3.3.2-5]
-            tally.expired += self.queue.drop_expired(now_ms) as u32;
-        }
-        while self.is_full_for(bytes) {
-            if self.config.overflow == Overflow::DropNew || bytes > bytes_max {
-                return self.is_empty();
-            }
-            let Some(oldest) = self.queue.pop_oldest(delivery.qos) else {
-                return self.is_empty();
-            };
-            if oldest.message.is_expired(now_ms) {
-                tally.expired += 1;
-            } else {
-                tally.drop_one(DropReason::QueueFull);
-            }
-        }
-        true
-    }
-
-    /// Whether a copy of this size leaves three quarters of the limits, or is alone.
-    pub fn has_room_to_replay(&self, bytes: usize) -> bool {
-        let config = &self.config;
-        let messages_fit = self.queued() < (config.queue_max_messages / 4).min(REPLAYED_MAX);
-        self.is_empty() || messages_fit && self.bytes() + bytes <= config.queue_max_bytes / 4
-    }
-
-    pub(super) fn is_full_for(&self, bytes: usize) -> bool {
-        let bytes_max = self.config.queue_max_bytes;
-        let counted = match bytes {
-            _ if bytes > bytes_max => bytes_max.div_ceil(2),
-            _ => bytes,
-        };
-        self.queued() >= self.config.queue_max_messages || self.bytes() + counted > bytes_max
-    }
-
     fn resend_next(&mut self, now_ms: u64, dst: &mut BytesMut, tally: &mut Tally) -> bool {
         let span = self.flight.span();
         let Some(link) = self.link.as_mut().filter(|link| span < link.window()) else {
@@ -517,6 +474,7 @@ mod tests {
     use bytes::Bytes;
     use smallvec::smallvec;
 
+    use super::super::Overflow;
     use super::*;
     use crate::codec::Decoder;
     use crate::packet::{Packet, Publish};
