@@ -7,7 +7,7 @@
 
 mod survey;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -17,10 +17,19 @@ pub use survey::{Survey, Told, Verdict};
 /// State time may run this much slower or faster than the leader's monotonic clock, to come nearer to its wall clock.
 const SPEED_TENTHS: u64 = 1;
 
+/// So long the time of entries may be behind what a replica carries until the replica follows them: one that lags applies old entries,
+/// but not for ever; one that was cut off may have run ahead of its group.
+const BEHIND_MAX: Duration = Duration::from_secs(10);
+
+/// What an entry may take from its stamp until it is applied without counting as old.
+const UNDER_WAY_US: u64 = 100_000;
+
 /// State time as one replica sees it pass: that of its last entry, and what its own clock has measured since.
 #[derive(Debug)]
 pub struct StateTime {
     last: Mutex<Option<Stamp>>,
+    /// Since when entries have been behind what is carried; none while they are not.
+    behind: Mutex<Option<Instant>>,
     /// Whether this process carries it; never false again.
     carried: watch::Sender<bool>,
 }
@@ -29,6 +38,7 @@ impl Default for StateTime {
     fn default() -> Self {
         StateTime {
             last: Mutex::default(),
+            behind: Mutex::default(),
             carried: watch::Sender::new(false),
         }
     }
@@ -48,7 +58,14 @@ impl StateTime {
     }
 
     pub(crate) fn moved_at(&self, time_ms: u64, at: Instant) {
-        *self.last.lock() = Some(Stamp::of_ms(time_ms, at));
+        let said = Stamp::of_ms(time_ms, at);
+        let mut last = self.last.lock();
+        let mut behind = self.behind.lock();
+        let is_old = *self.carried.borrow() && last.is_some_and(|last| said.is_older_than(last));
+        let is_believed = !is_old || at.duration_since(*behind.get_or_insert(at)) >= BEHIND_MAX;
+        if is_believed {
+            (*last, *behind) = (Some(said), None);
+        }
     }
 
     /// Another process carries it and said so, or nobody does and this is where it goes on: from now on this one carries it. What the
@@ -107,6 +124,13 @@ impl Stamp {
         self.us.saturating_add(self.since_us(now))
     }
 
+    /// Whether no clock that went on from the other one can just have said this: it runs a tenth slow at most.
+    fn is_older_than(self, other: Stamp) -> bool {
+        let since = other.since_us(self.at);
+        let slowest = other.us.saturating_add(since - since / 10 * SPEED_TENTHS);
+        self.us.saturating_add(UNDER_WAY_US) < slowest
+    }
+
     fn since_us(self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.at).as_micros()).unwrap_or(u64::MAX)
     }
@@ -147,8 +171,6 @@ impl LeaderClock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const WALL: u64 = 1_000_000;
@@ -229,6 +251,35 @@ mod tests {
         time.moved_at(WALL + 5_200, after(t, 200));
         let carried = time.carried().map(|stamp| stamp.ms_at(after(t, 300)));
         assert_eq!(carried, Some(WALL + 5_300), "the entries say where it is");
+    }
+
+    #[test]
+    fn a_replica_that_lags_keeps_what_it_carries() {
+        let (time, t) = (StateTime::default(), Instant::now());
+        time.carry(Stamp::of_ms(WALL, t));
+        let at = |ms| time.carried().map(|stamp| stamp.ms_at(after(t, ms)));
+        time.moved_at(WALL + 1_000, after(t, 6_000));
+        time.moved_at(WALL + 2_000, after(t, 6_001));
+        assert_eq!(
+            at(6_001),
+            Some(WALL + 6_001),
+            "these were under way for long"
+        );
+        time.moved_at(WALL + 9_500, after(t, 10_000));
+        assert_eq!(at(10_000), Some(WALL + 9_500), "the leader's clock is slow");
+        time.moved_at(WALL + 12_000, after(t, 11_000));
+        assert_eq!(at(11_000), Some(WALL + 12_000), "or fast");
+    }
+
+    #[test]
+    fn a_replica_that_ran_ahead_follows_its_group_in_the_end() {
+        let (time, t) = (StateTime::default(), Instant::now());
+        time.carry(Stamp::of_ms(WALL * 9, t));
+        for ms in (0..=10_000).step_by(100) {
+            time.moved_at(WALL + ms, after(t, ms));
+        }
+        let carried = time.carried().map(|stamp| stamp.ms_at(after(t, 10_000)));
+        assert_eq!(carried, Some(WALL + 10_000));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use crate::id::NodeId;
 use crate::leader::wall_ms;
@@ -227,8 +229,18 @@ impl Store {
             .map(|v| v.to_vec()))
     }
 
-    /// Returns once it is on stable storage: sled's own flush does not fsync.
+    /// Returns once it is on stable storage. The tasks of the cluster have one thread where there are two cores: they go on in
+    /// another one while this waits for the disk.
     fn put(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        match flavor {
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(|| self.put_blocking(key, value)),
+            _ => self.put_blocking(key, value),
+        }
+    }
+
+    /// sled's own flush does not fsync.
+    fn put_blocking(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
         self.db
             .insert(key, value)
             .map_err(|e| sled_error(&self.dir, e))?;

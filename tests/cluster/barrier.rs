@@ -327,6 +327,57 @@ fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
     });
 }
 
+/// What the leader says of a node: its id, whether it is up, and its start.
+fn told_inside(netns: &Netns, leader: u8, number: u8) -> Option<(u64, bool, u64)> {
+    let status = netns.inside(leader, || {
+        admin::json(([127, 0, 0, 1], ADMIN).into(), "/api/v1/status")
+    })?;
+    let name = format!("n{number}");
+    let mut nodes = status["nodes"].as_array()?.iter();
+    let node = nodes.find(|entry| entry["name"] == *name)?;
+    let (id, incarnation) = (node["id"].as_str()?, node["incarnation"].as_u64()?);
+    let id = u64::from_str_radix(id, 16).ok()?;
+    Some((id, node["state"] == "up", incarnation))
+}
+
+/// A node that another one cannot call, though its own calls to that one are answered, is taken down and comes up when both can:
+/// if it came up at once, it would go again T later, and so on.
+#[test]
+fn a_node_that_another_one_cannot_call_stays_down_until_it_can() {
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    let netns = Netns::new(3);
+    let cluster = start_in_namespaces(&netns);
+    let leader = leader_inside(&netns);
+    let told = |number| {
+        until_blocking(Duration::from_secs(5), "the status of a node", || {
+            told_inside(&netns, leader, number)
+        })
+    };
+    // Of two the one with the higher id goes.
+    let [mut caller, mut callee] = others(leader);
+    if told(caller).0 > told(callee).0 {
+        std::mem::swap(&mut caller, &mut callee);
+    }
+    let (_, _, before) = told(callee);
+    netns.bar(callee, caller, CLUSTER);
+    until_blocking(Duration::from_secs(30), "the node is down", || {
+        let (_, is_up, incarnation) = told(callee);
+        (!is_up || incarnation > before).then_some(())
+    });
+    let gone = Instant::now();
+    while gone.elapsed() < 3 * NODE_DOWN_AFTER {
+        let (_, is_up, incarnation) = told(callee);
+        assert!(!is_up, "start {incarnation} after {:?}", gone.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    netns.heal(callee);
+    assert!(wait_is_up(&netns, leader, callee));
+    assert!(told(caller).1, "the other one stayed");
+    drop(cluster);
+}
+
 /// A node that the leader of meta does not reach takes clients over from it while its lease lasts, in groups that it leads:
 /// the leader hears of it from neither. The group has to get another leader, though the node does not know that it is Down.
 #[test]

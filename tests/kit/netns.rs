@@ -116,6 +116,16 @@ impl Netns {
         self.drop_by(deaf, &rules);
     }
 
+    /// Drops what `caller` sends to a port of `callee`: its connections there end and it opens none. Those that `callee` opened stay.
+    pub fn bar(&self, callee: u8, caller: u8, port: u16) {
+        let peer = self.address(caller);
+        let rules = format!(
+            "table inet cut {{\n\
+             chain in {{ type filter hook input priority 0; ip saddr {peer} tcp dport {port} drop; }}\n}}\n"
+        );
+        self.drop_by(callee, &rules);
+    }
+
     /// Adds rules to table `cut` of a node's namespace.
     fn drop_by(&self, node: u8, rules: &str) {
         let script = format!(
@@ -125,7 +135,7 @@ impl Netns {
         run("sh", &["-c", &script]).unwrap_or_else(|why| panic!("cannot cut: {why}"));
     }
 
-    /// Heals what [`Netns::cut`] or [`Netns::deafen`] cut at node `one`.
+    /// Heals what [`Netns::cut`], [`Netns::deafen`] or [`Netns::bar`] cut at node `one`.
     pub fn heal(&self, one: u8) {
         ip(&[
             "netns",

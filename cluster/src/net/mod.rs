@@ -63,6 +63,8 @@ pub struct NetConfig {
     pub calls_max: usize,
     /// Consensus requests of one peer under way here.
     pub raft_requests_max: usize,
+    /// Renewals of leases of one peer under way here.
+    pub renewals_max: usize,
     /// All other requests of one peer under way here.
     pub requests_max: usize,
     /// Connections that the cluster port holds.
@@ -86,6 +88,7 @@ impl NetConfig {
             message_bytes_max: 64 << 20,
             calls_max: 4_096,
             raft_requests_max: 1_024,
+            renewals_max: 64,
             requests_max: 256,
             connections_max: 1_024,
             peers_max: 256,

@@ -9,7 +9,7 @@ use flotte_proto::envelope::Body;
 use flotte_proto::node_client::NodeClient;
 use flotte_proto::{ProbeRequest, ProbeResponse};
 use hyper_util::client::legacy::connect::HttpConnector;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -60,6 +60,10 @@ pub(super) struct Shared {
     pub(super) peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
     /// Counts the streams that came up or went down.
     pub(super) changes: watch::Sender<u64>,
+    /// The one control stream of each peer to this node; at most `peers_max`.
+    pub(super) callers: Mutex<HashMap<NodeId, CancellationToken>>,
+    /// Counts those that came or went.
+    caller_changes: watch::Sender<u64>,
 }
 
 impl Network {
@@ -86,6 +90,8 @@ impl Network {
             runtime: Handle::current(),
             peers: RwLock::new(HashMap::new()),
             changes: watch::Sender::new(0),
+            callers: Mutex::default(),
+            caller_changes: watch::Sender::new(0),
         });
         shared.spawn(listener::run(bound.listener, Arc::clone(&shared)));
         Self { shared }
@@ -144,6 +150,16 @@ impl Network {
     /// Changes whenever a control stream to a peer comes up or goes down.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// Whether a node has a control stream to this one.
+    pub fn is_called_by(&self, id: NodeId) -> bool {
+        self.shared.callers.lock().contains_key(&id)
+    }
+
+    /// Changes whenever a control stream from a peer comes or goes.
+    pub fn caller_changes(&self) -> watch::Receiver<u64> {
+        self.shared.caller_changes.subscribe()
     }
 
     /// Asks a peer, and waits for the answer. Fails at once where there is no stream.
@@ -250,6 +266,12 @@ impl Shared {
     /// Starts a task of the transport.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Says that a stream of a peer came or went.
+    pub(super) fn callers_changed(&self) {
+        self.caller_changes
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Says that a stream came up or went down.

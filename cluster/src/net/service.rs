@@ -30,8 +30,6 @@ const COMPLAINTS_MAX: usize = 256;
 /// The callee's side of all streams.
 pub(super) struct Service {
     shared: Arc<Shared>,
-    /// The one control stream of each peer; at most `peers_max`.
-    streams: Arc<Mutex<HashMap<NodeId, CancellationToken>>>,
     /// What was logged last about a node, by node id.
     complaints: Mutex<HashMap<u64, String>>,
 }
@@ -40,7 +38,6 @@ impl Service {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            streams: Arc::default(),
             complaints: Mutex::new(HashMap::new()),
         }
     }
@@ -69,15 +66,18 @@ impl Service {
     /// Gives a peer its one stream: an older one of it ends.
     fn register(&self, peer: NodeId) -> Result<Registration, String> {
         let token = self.shared.shutdown.child_token();
-        let mut streams = self.streams.lock();
-        if !streams.contains_key(&peer) && streams.len() >= self.shared.config.peers_max {
-            return Err("too many peers are connected".to_owned());
+        {
+            let mut streams = self.shared.callers.lock();
+            if !streams.contains_key(&peer) && streams.len() >= self.shared.config.peers_max {
+                return Err("too many peers are connected".to_owned());
+            }
+            if let Some(older) = streams.insert(peer, token.clone()) {
+                older.cancel();
+            }
         }
-        if let Some(older) = streams.insert(peer, token.clone()) {
-            older.cancel();
-        }
+        self.shared.callers_changed();
         Ok(Registration {
-            streams: Arc::clone(&self.streams),
+            shared: Arc::clone(&self.shared),
             peer,
             token,
         })
@@ -111,6 +111,7 @@ impl Service {
             theirs,
             queue,
             raft_room: Arc::new(Semaphore::new(self.shared.config.raft_requests_max)),
+            renewal_room: Arc::new(Semaphore::new(self.shared.config.renewals_max)),
             room: Arc::new(Semaphore::new(self.shared.config.requests_max)),
             tasks: JoinSet::new(),
         };
@@ -217,18 +218,21 @@ fn refuse_link(why: String) -> Replies<LinkReply> {
 
 /// A peer's place among the control streams, given up with the stream.
 struct Registration {
-    streams: Arc<Mutex<HashMap<NodeId, CancellationToken>>>,
+    shared: Arc<Shared>,
     peer: NodeId,
     token: CancellationToken,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut streams = self.streams.lock();
-        // A newer stream of the same peer has cancelled this one, under the lock, and keeps the place.
-        if !self.token.is_cancelled() {
-            streams.remove(&self.peer);
+        {
+            let mut streams = self.shared.callers.lock();
+            // A newer stream of the same peer has cancelled this one, under the lock, and keeps the place.
+            if !self.token.is_cancelled() {
+                streams.remove(&self.peer);
+            }
         }
+        self.shared.callers_changed();
     }
 }
 
@@ -240,6 +244,8 @@ struct Inbound {
     queue: Outbox,
     /// Places for consensus requests. They are apart from the others, which may wait for consensus.
     raft_room: Arc<Semaphore>,
+    /// Places for renewals: no storm of other requests may cost the peer its lease.
+    renewal_room: Arc<Semaphore>,
     room: Arc<Semaphore>,
     /// Requests under way, ended with the stream.
     tasks: JoinSet<()>,
@@ -309,6 +315,7 @@ impl Inbound {
         };
         let room = match request {
             Body::RaftRequest(_) => &self.raft_room,
+            Body::RenewRequest(_) => &self.renewal_room,
             _ => &self.room,
         };
         let Ok(permit) = Arc::clone(room).try_acquire_owned() else {

@@ -10,6 +10,7 @@ use flotte_proto::envelope::Body;
 use flotte_proto::{
     AppliedRequest, AppliedResponse, Forward, Hello, KickRequest, KickResponse, LinkFrame,
     LinkReply, ProbeRequest, ProbeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
+    RenewRequest, RenewResponse,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -36,6 +37,9 @@ impl Handler for Echo {
             Body::AppliedRequest(AppliedRequest { index }) => {
                 let index = index + from;
                 futures::future::ready(Body::AppliedResponse(AppliedResponse { index })).boxed()
+            }
+            Body::RenewRequest(_) => {
+                futures::future::ready(Body::RenewResponse(RenewResponse::default())).boxed()
             }
             Body::RaftRequest(RaftRequest { group, .. }) => {
                 self.arrived.lock().push(group);
@@ -226,7 +230,7 @@ async fn a_slow_request_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn too_many_requests_are_answered_busy_but_consensus_goes_on() {
+async fn too_many_requests_are_answered_busy_but_consensus_and_leases_go_on() {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = NetConfig {
         requests_max: 2,
@@ -254,6 +258,25 @@ async fn too_many_requests_are_answered_busy_but_consensus_goes_on() {
     }
     let consensus = Body::RaftRequest(RaftRequest::default());
     assert!(a.network.call(b.id, consensus, LIMIT).await.is_ok());
+    let renewal = Body::RenewRequest(RenewRequest::default());
+    assert!(a.network.call(b.id, renewal, LIMIT).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_node_knows_who_has_a_stream_to_it() {
+    let (a, b) = (
+        TestNode::start(1, 7, 1).await,
+        TestNode::start(2, 7, 1).await,
+    );
+    let mut callers = b.network.caller_changes();
+    a.knows(&b);
+    connected(&a, &b).await;
+    let of_a = callers.wait_for(|_| b.network.is_called_by(a.id));
+    tokio::time::timeout(LIMIT, of_a).await.unwrap().unwrap();
+    assert!(!a.network.is_called_by(b.id), "one way is not the other");
+    a.network.remove_peer(b.id);
+    let gone = callers.wait_for(|_| !b.network.is_called_by(a.id));
+    tokio::time::timeout(LIMIT, gone).await.unwrap().unwrap();
 }
 
 #[tokio::test]

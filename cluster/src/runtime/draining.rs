@@ -27,6 +27,8 @@ pub(super) struct Drains(AtomicBool);
 pub(super) enum Heirs {
     /// Those that stay.
     Staying,
+    /// Those that stay and are near in their log.
+    Near,
     /// Any that is Up, where none stays: this node ends.
     Any,
 }
@@ -135,7 +137,11 @@ impl Node {
             .filter(|id| near.contains(id))
             .collect();
         let choices = [best, staying, able];
-        let count = if heirs == Heirs::Any { 3 } else { 2 };
+        let count = match heirs {
+            Heirs::Near => 1,
+            Heirs::Staying => 2,
+            Heirs::Any => 3,
+        };
         let mut choices = choices.iter().take(count);
         pick(choices.find(|choice| !choice.is_empty())?, group.id())
     }

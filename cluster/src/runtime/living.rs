@@ -20,7 +20,7 @@ use super::reads::Reads;
 use super::retaining::Retaining;
 use super::sessions::Duties;
 use crate::handle::Refused;
-use crate::id::{GroupId, NodeRef};
+use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::Receiver;
 use crate::proposer::Proposer;
 use crate::raft::Death;
@@ -90,28 +90,34 @@ impl Node {
         }
     }
 
-    /// After a Down for a cut link: waits until every node that is Up is reached, which another Down of one of them ends, too.
+    /// After a Down for a cut link: waits until every node that is Up is reached and reaches this one, which another Down of one of
+    /// them ends, too. One way is not enough: it would be taken down again T later.
     async fn reach_all(&self) {
         let mut connections = self.network.changes();
+        let mut callers = self.network.caller_changes();
         let mut membership = self.meta.membership();
         loop {
             connections.borrow_and_update();
+            callers.borrow_and_update();
             membership.borrow_and_update();
             let missing = {
                 let meta = self.meta.read();
                 if !meta.members().get(&self.id).is_some_and(|me| me.cut) {
                     return;
                 }
+                let is_whole =
+                    |id: NodeId| self.network.connected(id) && self.network.is_called_by(id);
                 let up = meta.up_nodes().map(|up| up.node);
-                let mut missing = up.filter(|id| *id != self.id && !self.network.connected(*id));
+                let mut missing = up.filter(|id| *id != self.id && !is_whole(*id));
                 missing.next()
             };
             let Some(missing) = missing else { return };
             self.progress(format!(
-                "this node was taken down as it did not reach node {missing}: it waits until it does"
+                "this node was taken down as it and another one did not reach each other: it waits until it and node {missing} do"
             ));
             tokio::select! {
                 changed = connections.changed() => if changed.is_err() { return },
+                changed = callers.changed() => if changed.is_err() { return },
                 changed = membership.changed() => if changed.is_err() { return },
             }
         }

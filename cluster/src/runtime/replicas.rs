@@ -14,6 +14,7 @@ use crate::group::GroupMachine;
 use crate::id::{GroupId, NodeId};
 use crate::leader::Leader;
 use crate::meta::Placed;
+use crate::net::Haste;
 use crate::raft::{Death, Group, GroupConfig, InitializeError, MembershipError, NodeInfo};
 
 /// How often the members of groups are compared with what they should be, besides every change in meta.
@@ -34,6 +35,8 @@ pub(super) const LAG_MAX: u64 = 1_000;
 struct Unleased {
     since: Option<Instant>,
     given_up: u32,
+    /// When it last tried to give up meta.
+    meta_given_up: Option<Instant>,
 }
 
 impl Unleased {
@@ -46,6 +49,18 @@ impl Unleased {
         let since = *self.since.get_or_insert(now);
         let is_due = now.duration_since(since) >= UNLEASED_MAX && self.given_up < GIVEN_UP_MAX;
         self.given_up += u32::from(is_due);
+        is_due
+    }
+
+    /// Whether meta is to be led by another node, if this one leads it: each time that `patience` has passed once more.
+    fn handle_meta_look(&mut self, patience: Duration, now: Instant) -> bool {
+        let Some(since) = self.meta_given_up.or(self.since) else {
+            return false;
+        };
+        let is_due = now.duration_since(since) >= patience;
+        if is_due {
+            self.meta_given_up = Some(now);
+        }
         is_due
     }
 }
@@ -80,6 +95,9 @@ impl Node {
             } else if is_lost || is_cut {
                 self.hand_over(self.session_groups(), Heirs::Staying).await;
             }
+            if unleased.handle_meta_look(self.config.node_down_after / 2, Instant::now()) {
+                self.give_up_meta().await;
+            }
             let mut pause = if is_leased { LOOK_EVERY } else { LOOK_UNLEASED };
             for (group, placed) in &placement {
                 if self.follow(*group, placed).await {
@@ -95,6 +113,20 @@ impl Node {
             if self.shutdown.run_until_cancelled(wait).await != Some(true) {
                 return;
             }
+        }
+    }
+
+    /// The leader of meta declares everyone Down but itself. Where it has no lease though a quorum answers it, as its own replica stays
+    /// behind, every SUBACK would wait for it: another one leads then.
+    async fn give_up_meta(&self) {
+        if !self.meta_group.is_leader() {
+            return;
+        }
+        let read = self.meta_group.read_index(Haste::Now);
+        if let Ok(Ok(_)) = tokio::time::timeout(UNLEASED_MAX, read).await {
+            warn!("this node leads the meta group and has no lease: another one is to lead it");
+            self.hand_over(vec![self.meta_group.clone()], Heirs::Near)
+                .await;
         }
     }
 
@@ -267,5 +299,24 @@ mod tests {
         let given_up = (0..10).filter(|n| look(650 + n * 100, false)).count();
         assert_eq!(given_up, 3, "others may have no lease either");
         assert!(!look(2_000, true) && !look(2_100, false) && look(2_400, false));
+    }
+
+    #[test]
+    fn meta_is_given_up_later_and_again_and_again() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let patience = Duration::from_millis(1_000);
+        let mut unleased = Unleased::default();
+        assert!(
+            !unleased.handle_meta_look(patience, at(9_000)),
+            "it has a lease"
+        );
+        unleased.handle_look(false, at(9_000));
+        assert!(!unleased.handle_meta_look(patience, at(9_900)));
+        assert!(unleased.handle_meta_look(patience, at(10_000)));
+        assert!(!unleased.handle_meta_look(patience, at(10_900)));
+        assert!(unleased.handle_meta_look(patience, at(11_000)));
+        unleased.handle_look(true, at(11_100));
+        assert!(!unleased.handle_meta_look(patience, at(13_000)));
     }
 }
