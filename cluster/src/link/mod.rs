@@ -8,6 +8,6 @@ mod parts;
 
 pub use self::core::{Arrival, Lane, LinkLimits, Placed, Pushed, Receiver, Sender, bytes_of};
 pub use self::keeps::Kept;
-pub(crate) use self::keeps::{Keeps, Resumed};
+pub(crate) use self::keeps::{Connection, Keeps, Resumed};
 pub use self::meter::{Meter, received_bytes};
 pub use self::parts::PartError;

@@ -91,7 +91,9 @@ impl Bench {
             match self.receiver.handle(self.from, &mut message) {
                 Arrival::New => self.delivered.push(message),
                 Arrival::Repeat => {}
-                Arrival::Gap => panic!("a gap, though nothing was lost: {message:?}"),
+                Arrival::Gap | Arrival::Gone => {
+                    panic!("a gap, though nothing was lost: {message:?}")
+                }
             }
         }
         reply.acked = self.receiver.last(self.from);
