@@ -27,7 +27,7 @@ use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::{Leader, refusal};
 use crate::link::{Keeps, Receiver};
 use crate::meta::MetaMachine;
-use crate::proposer::{Proposer, Reply, Route};
+use crate::proposer::{Pending, Proposer, Reply, Route};
 use crate::raft::Death;
 
 /// How long a proposal may take before it counts as lost and is sent again.
@@ -133,6 +133,14 @@ impl Life {
             Some(proposer) => proposer.propose(command),
             None => Box::pin(async { Err(Refused::NotServing) }),
         }
+    }
+
+    /// What is proposed to each group and not answered, for metrics.
+    pub(super) fn proposals(&self) -> Vec<(GroupId, Pending)> {
+        let proposers = self.proposers.iter();
+        proposers
+            .map(|(group, one)| (*group, one.pending()))
+            .collect()
     }
 
     /// The session group of a client; the same on all nodes and in all versions.

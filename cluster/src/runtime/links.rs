@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotte_proto::{Forward, LinkFrame, LinkReply, Part};
 use metrics::counter;
@@ -13,7 +13,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::handle::Placement;
 use crate::id::{NodeId, NodeRef};
-use crate::link::{Lane, LinkLimits, Meter, Placed, Pushed, Sender};
+use crate::link::{Lane, LinkLimits, Meter, Placed, Pushed, Queued, Sender};
 use crate::meta::MetaMachine;
 use crate::net::{Network, OutboundLink};
 
@@ -29,6 +29,8 @@ const LIMITS: LinkLimits = LinkLimits {
 };
 /// Who waits for a node that is gone is told so this many at a time.
 const TOLD_AT_ONCE: usize = 256;
+/// How often those who wait for large messages of others are told that these go on.
+const WAITING: Duration = Duration::from_secs(1);
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ struct Peer {
     /// A lane that was full has room again, or the end.
     room: Notify,
     ended: CancellationToken,
+    /// When those who wait in the lane of large messages were last told that it goes on.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Links {
@@ -152,12 +156,12 @@ impl Links {
         peers.values().for_each(|peer| peer.end());
     }
 
-    /// Messages that wait on each link, for metrics.
-    pub fn queued(&self) -> Vec<(NodeId, usize)> {
+    /// What waits on each link, for metrics.
+    pub fn queued(&self) -> Vec<(NodeId, Queued)> {
         self.peers
             .read()
             .iter()
-            .map(|(node, peer)| (*node, peer.sender.lock().len()))
+            .map(|(node, peer)| (*node, peer.sender.lock().queued()))
             .collect()
     }
 
@@ -190,6 +194,7 @@ impl Links {
             work: Notify::new(),
             room: Notify::new(),
             ended: self.shutdown.child_token(),
+            told: Mutex::default(),
         });
         let older = peers.insert(to.node, Arc::clone(&peer));
         drop(peers);
@@ -273,7 +278,13 @@ impl Peer {
         progressed: Vec<Waiter>,
     ) {
         let (unkept, has_room) = (sender.poll_unkept(), sender.poll_room());
+        let waiting = if sender.has_moved() && self.tells_waiting() {
+            sender.poll_waiting()
+        } else {
+            Vec::new()
+        };
         drop(sender);
+        waiting.iter().for_each(|waiter| waiter.progressed());
         progressed.iter().for_each(|waiter| waiter.progressed());
         if unkept > 0 {
             counter!("flotte_share_unkept_total").increment(unkept);
@@ -284,6 +295,16 @@ impl Peer {
         if has_room {
             self.room.notify_waiters();
         }
+    }
+
+    /// Whether it is time to tell those who wait, there may be many, that others go on.
+    fn tells_waiting(&self) -> bool {
+        let mut told = self.told.lock();
+        let is_due = told.is_none_or(|at| at.elapsed() >= WAITING);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
     }
 }
 
@@ -412,6 +433,7 @@ mod tests {
             work: Notify::new(),
             room: Notify::new(),
             ended: CancellationToken::new(),
+            told: Mutex::default(),
         })
     }
 
