@@ -430,4 +430,23 @@ fn describe_cluster() {
         "flotte_link_queue_messages",
         "Messages that wait for a node"
     );
+    describe_gauge!("flotte_link_queue_bytes", "What they hold, by peer");
+    describe_gauge!(
+        "flotte_link_kept_messages",
+        "Shared messages kept until their members at a node have done them, by peer"
+    );
+    describe_gauge!("flotte_link_kept_bytes", "What they hold, by peer");
+    describe_gauge!(
+        "flotte_link_parts_bytes",
+        "Held of large messages that another node has begun to send, by peer"
+    );
+    describe_gauge!(
+        "flotte_proposer_commands",
+        "Commands proposed here and not answered, by group"
+    );
+    describe_gauge!("flotte_proposer_bytes", "What they hold, by group");
+    describe_counter!(
+        "flotte_proposals_refused_total",
+        "Commands refused, as too many wait for the leader of a group"
+    );
 }

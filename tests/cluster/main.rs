@@ -18,6 +18,7 @@ mod joining;
 mod large;
 mod leavers;
 mod limits;
+mod links;
 mod many_retained;
 mod members;
 mod messages;

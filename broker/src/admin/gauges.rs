@@ -36,7 +36,21 @@ pub(super) fn record(shared: &Shared) {
         gauge!("flotte_raft_applied_index", "group" => label).set(group.applied as f64);
     }
     for (peer, queued) in &status.links {
-        gauge!("flotte_link_queue_messages", "peer" => peer.to_string()).set(*queued as f64);
+        let set = |name: &'static str, value: usize| {
+            gauge!(name, "peer" => peer.to_string()).set(value as f64);
+        };
+        set("flotte_link_queue_messages", queued.messages);
+        set("flotte_link_queue_bytes", queued.bytes);
+        set("flotte_link_kept_messages", queued.kept);
+        set("flotte_link_kept_bytes", queued.kept_bytes);
+    }
+    for (peer, bytes) in &status.link_parts {
+        gauge!("flotte_link_parts_bytes", "peer" => peer.to_string()).set(*bytes as f64);
+    }
+    for (group, pending) in &status.proposals {
+        let label = group.to_string();
+        gauge!("flotte_proposer_commands", "group" => label.clone()).set(pending.commands as f64);
+        gauge!("flotte_proposer_bytes", "group" => label).set(pending.bytes as f64);
     }
 }
 

@@ -1,14 +1,12 @@
-//! The two ends of a link, as pure machines: the sender numbers QoS 1/2 messages and keeps them until they are
-//! acknowledged, through any number of connections; the receiver takes each once, in order. Who waits for a shared
-//! delivery is kept longer, until its member has done it: it has to go elsewhere if the other node goes before.
+//! The sending end of a link, as a pure machine: it numbers QoS 1/2 messages and keeps them until they are acknowledged,
+//! through any number of connections. Who waits for a shared delivery is kept longer, until its member has done it: it has
+//! to go elsewhere if the other node goes before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotte_proto::{Forward, LinkFrame, Part, Taken};
 
 use super::large::{Item, LargeLane};
-use super::parts::{PartError, Parts};
-use crate::id::{NodeId, NodeRef};
 
 /// Bytes that a frame may hold before it is sent; one message may exceed it.
 const FRAME_BYTES_MAX: usize = 64 << 10;
@@ -18,7 +16,7 @@ const FRAME_MESSAGES_MAX: usize = 512;
 /// Bounds of a link's queue.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkLimits {
-    /// QoS 0 is dropped, and publishers of QoS 1/2 are held back, above this many messages.
+    /// Publishers of QoS 1/2 are held back from this many messages on; QoS 0 is dropped a little before that.
     pub messages: usize,
     /// The same in bytes.
     pub bytes: usize,
@@ -50,10 +48,23 @@ pub enum Placed {
 pub enum Pushed {
     /// There is room for more.
     Room,
-    /// It was taken, but no more should come before there is room in this lane.
+    /// QoS 1/2: it was taken, but no more should come before there is room in this lane.
     Full(Lane),
-    /// QoS 0, and the queue was full.
+    /// QoS 0, and the queue was almost full.
     Dropped,
+}
+
+/// What a sender holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages that wait or are not acknowledged.
+    pub messages: usize,
+    /// What they hold.
+    pub bytes: usize,
+    /// Shared deliveries that are with their members.
+    pub kept: usize,
+    /// What they hold.
+    pub kept_bytes: usize,
 }
 
 /// The ways of a link: each holds back its own publishers.
@@ -87,6 +98,8 @@ pub struct Sender<T> {
     /// Of `queue` and `unacked`.
     bytes: usize,
     large: LargeLane<T>,
+    /// By lane: somebody found it full and waits.
+    awaited: [bool; 2],
 }
 
 impl<T: Clone> Sender<T> {
@@ -104,24 +117,27 @@ impl<T: Clone> Sender<T> {
             next_sequence: 1,
             bytes: 0,
             large: LargeLane::new(),
+            awaited: [false; 2],
         }
     }
 
-    /// Takes a message; one with a ticket is kept until it is acknowledged.
+    /// Takes a message; one with a ticket is kept until it is acknowledged. One without holds back nobody: it goes, or is
+    /// dropped while there still is room for those of others.
     pub fn push(&mut self, message: Forward, ticket: Option<T>) -> Pushed {
         let lane = if self.large.claims(&message) {
             Lane::Large
         } else {
             Lane::Main
         };
-        if ticket.is_none() && self.is_full(lane) {
+        let waits = ticket.is_some();
+        if !waits && !self.has_room_without_ticket(lane, size(&message)) {
             return Pushed::Dropped;
         }
         match lane {
             Lane::Main => self.enqueue((message, ticket)),
             Lane::Large => self.large.push((message, ticket)),
         }
-        if self.is_full(lane) {
+        if waits && self.is_full(lane) {
             Pushed::Full(lane)
         } else {
             Pushed::Room
@@ -135,7 +151,39 @@ impl<T: Clone> Sender<T> {
 
     /// Whether publishers are to be held back.
     pub fn is_full(&self, lane: Lane) -> bool {
-        let (messages, bytes, bytes_max) = match lane {
+        let (messages, bytes, bytes_max) = self.fill(lane);
+        messages >= self.limits.messages || bytes >= bytes_max
+    }
+
+    /// As [`Sender::is_full`], for one who waits if it is: [`Sender::poll_room`] says when it no longer is.
+    pub fn handle_waiting(&mut self, lane: Lane) -> bool {
+        let is_full = self.is_full(lane);
+        self.awaited[lane as usize] |= is_full;
+        is_full
+    }
+
+    /// Whether a lane that somebody waits for has room again; said once. To be asked after whatever makes room.
+    pub fn poll_room(&mut self) -> bool {
+        let mut has_room = false;
+        for lane in [Lane::Main, Lane::Large] {
+            if self.awaited[lane as usize] && !self.is_full(lane) {
+                self.awaited[lane as usize] = false;
+                has_room = true;
+            }
+        }
+        has_room
+    }
+
+    /// A flood of QoS 0 leaves room for messages that their publishers wait for. One of any size goes alone.
+    fn has_room_without_ticket(&self, lane: Lane, more: usize) -> bool {
+        let (messages, bytes, bytes_max) = self.fill(lane);
+        let almost = |limit: usize| limit - limit / 8;
+        messages == 0 || messages < almost(self.limits.messages) && bytes + more < almost(bytes_max)
+    }
+
+    /// Messages and bytes in a lane, and how many bytes may be there.
+    fn fill(&self, lane: Lane) -> (usize, usize, usize) {
+        match lane {
             Lane::Main => {
                 let messages = self.queue.len() + self.unacked.len();
                 (messages, self.bytes, self.limits.bytes)
@@ -144,13 +192,33 @@ impl<T: Clone> Sender<T> {
                 let large = &self.large;
                 (large.len(), large.bytes(), self.limits.large_bytes)
             }
-        };
-        messages >= self.limits.messages || bytes >= bytes_max
+        }
     }
 
     /// Messages that wait or are not acknowledged.
     pub fn len(&self) -> usize {
         self.queue.len() + self.unacked.len() + self.large.len()
+    }
+
+    /// What it holds, for metrics.
+    pub fn queued(&self) -> Queued {
+        Queued {
+            messages: self.len(),
+            bytes: self.bytes + self.large.bytes(),
+            kept: self.kept.len(),
+            kept_bytes: self.kept_bytes,
+        }
+    }
+
+    /// Whether the other node has more of a large message since the last [`Sender::poll_waiting`].
+    pub fn has_moved(&self) -> bool {
+        self.large.has_moved()
+    }
+
+    /// Who waits in the lane of large messages, for its own parts or behind those of others: the lane goes on.
+    pub fn poll_waiting(&mut self) -> Vec<T> {
+        self.large.handle_told();
+        self.large.waiting().cloned().collect()
     }
 
     /// Whether nothing waits and all is acknowledged.
@@ -294,8 +362,9 @@ impl<T: Clone> Sender<T> {
 
     fn keep(&mut self, message: &Forward, ticket: &T) {
         let bytes = whole_size(message);
+        // One of any size is kept, if it is the only one.
         let is_full = self.kept.len() >= self.limits.kept_messages
-            || self.kept_bytes + bytes > self.limits.kept_bytes;
+            || !self.kept.is_empty() && self.kept_bytes + bytes > self.limits.kept_bytes;
         if is_full {
             self.unkept += 1;
             return;
@@ -350,112 +419,6 @@ pub(super) fn size(message: &Forward) -> usize {
         + 48
 }
 
-/// What to do with a numbered message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// It is the next one.
-    New,
-    /// It was placed before.
-    Repeat,
-    /// Something before it is missing: the connection has to be made anew.
-    Gap,
-}
-
-/// The receiving ends of all nodes that send to this one.
-#[derive(Debug, Default)]
-pub struct Receiver {
-    senders: BTreeMap<NodeId, Incoming>,
-}
-
-/// Of the newest incarnation of a node.
-#[derive(Debug, Default)]
-struct Incoming {
-    incarnation: u64,
-    /// Last sequence placed.
-    last: u64,
-    parts: Parts,
-    /// That incarnation is no more.
-    is_gone: bool,
-}
-
-impl Receiver {
-    /// Judges a message by its sequence and takes note of a new one. One whose parts came ahead gets them back.
-    pub fn handle(&mut self, from: NodeRef, message: &mut Forward) -> Arrival {
-        let Some(incoming) = self.incoming(from) else {
-            return Arrival::Repeat;
-        };
-        if message.sequence <= incoming.last {
-            return Arrival::Repeat;
-        }
-        if message.sequence != incoming.last + 1 {
-            return Arrival::Gap;
-        }
-        if let Some(large) = message.large.take() {
-            let Some((properties, payload)) = incoming.parts.take(&large) else {
-                return Arrival::Gap;
-            };
-            (message.properties, message.payload) = (properties, payload);
-        }
-        incoming.last = message.sequence;
-        Arrival::New
-    }
-
-    /// Takes a part of a large message. Returns what is here of that.
-    pub fn handle_part(&mut self, from: NodeRef, part: &Part) -> Result<Option<Taken>, PartError> {
-        let incoming = self.incoming(from).filter(|incoming| !incoming.is_gone);
-        let Some(incoming) = incoming else {
-            return Ok(None);
-        };
-        incoming.parts.handle(part)?;
-        Ok(incoming.parts.taken_of(part.id))
-    }
-
-    /// Last sequence placed of a node.
-    pub fn last(&self, from: NodeRef) -> u64 {
-        self.known(from).map_or(0, |incoming| incoming.last)
-    }
-
-    /// What is here in parts, for their sender to go on from there.
-    pub fn taken(&self, from: NodeRef) -> Vec<Taken> {
-        let incoming = self.known(from);
-        incoming.map_or_else(Vec::new, |incoming| incoming.parts.taken().collect())
-    }
-
-    /// All who sent something.
-    pub fn senders(&self) -> Vec<NodeRef> {
-        let of = |(node, incoming): (&NodeId, &Incoming)| NodeRef {
-            node: *node,
-            incarnation: incoming.incarnation,
-        };
-        self.senders.iter().map(of).collect()
-    }
-
-    /// A node is no more: nobody is going to send the rest of what came in parts.
-    pub fn handle_gone(&mut self, from: NodeRef) {
-        if let Some(incoming) = self.incoming(from) {
-            incoming.is_gone = true;
-            incoming.parts.clear();
-        }
-    }
-
-    fn known(&self, from: NodeRef) -> Option<&Incoming> {
-        let incoming = self.senders.get(&from.node);
-        incoming.filter(|incoming| incoming.incarnation == from.incarnation)
-    }
-
-    /// None = there was a newer incarnation.
-    fn incoming(&mut self, from: NodeRef) -> Option<&mut Incoming> {
-        let incoming = self.senders.entry(from.node).or_default();
-        if from.incarnation > incoming.incarnation {
-            *incoming = Incoming {
-                incarnation: from.incarnation,
-                ..Incoming::default()
-            };
-        }
-        (from.incarnation == incoming.incarnation).then_some(incoming)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,10 +429,6 @@ mod tests {
         large_bytes: 1 << 20,
         kept_messages: 3,
         kept_bytes: 1 << 20,
-    };
-    const FROM: NodeRef = NodeRef {
-        node: NodeId(1),
-        incarnation: 1,
     };
 
     fn message(payload: &'static str) -> Forward {
@@ -523,6 +482,72 @@ mod tests {
             Pushed::Full(Lane::Main),
             "what was matched is taken"
         );
+    }
+
+    #[test]
+    fn a_flood_of_qos_0_holds_back_nobody_and_leaves_room_for_the_rest() {
+        let limits = LinkLimits {
+            messages: 16,
+            ..LIMITS
+        };
+        let mut sender = Sender::new(limits);
+        let taken = (0..100).filter(|_| sender.push(message("zero"), None) == Pushed::Room);
+        assert_eq!(taken.count(), 14);
+        assert_eq!(sender.push(message("a"), Some(1)), Pushed::Room);
+        assert_eq!(sender.push(message("b"), Some(2)), Pushed::Full(Lane::Main));
+        let mut sender = Sender::new(LIMITS);
+        let large = || Forward {
+            payload: vec![0; LIMITS.large_bytes].into(),
+            publisher: "p".into(),
+            ..Forward::default()
+        };
+        assert_eq!(sender.push(large(), None), Pushed::Room, "any size alone");
+        assert_eq!(sender.push(large(), None), Pushed::Dropped);
+        assert_eq!(sender.push(large(), Some(1)), Pushed::Full(Lane::Large));
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_when_qos_0_alone_makes_it() {
+        let mut sender = Sender::new(LIMITS);
+        for _ in 0..3 {
+            sender.push(message("zero"), None);
+        }
+        sender.push(message("a"), Some(1));
+        assert!(!sender.handle_waiting(Lane::Large));
+        assert!(sender.handle_waiting(Lane::Main));
+        assert!(!sender.poll_room(), "it is full");
+        sender.poll_frame();
+        assert!(sender.poll_room(), "nothing is acknowledged yet");
+        assert!(!sender.poll_room(), "said once");
+        assert!(!sender.handle_waiting(Lane::Main));
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_when_an_acknowledgement_makes_it() {
+        let mut sender = Sender::new(LIMITS);
+        for ticket in 1..=4 {
+            sender.push(message("x"), Some(ticket));
+        }
+        assert!(sender.handle_waiting(Lane::Main));
+        sender.poll_frame();
+        assert!(!sender.poll_room(), "they wait for their acknowledgements");
+        sender.handle_ack(1, &[], &[]);
+        assert!(sender.poll_room());
+    }
+
+    #[test]
+    fn one_shared_delivery_of_any_size_is_kept() {
+        let mut sender = Sender::new(LinkLimits {
+            kept_bytes: 10,
+            ..LIMITS
+        });
+        for ticket in 1..=2 {
+            sender.push(shared("more than ten bytes"), Some(ticket));
+        }
+        sender.poll_frame();
+        sender.handle_ack(2, &[], &[]);
+        assert_eq!((sender.kept(), sender.poll_unkept()), (1, 1));
+        assert_eq!(sender.end(), [(1, Placed::Lost)]);
     }
 
     #[test]
@@ -620,35 +645,5 @@ mod tests {
             );
         }
         assert_eq!(sender.poll_frame().len(), 1);
-    }
-
-    fn numbered(sequence: u64) -> Forward {
-        Forward {
-            sequence,
-            ..Forward::default()
-        }
-    }
-
-    #[test]
-    fn the_receiver_takes_each_once_in_order() {
-        let mut receiver = Receiver::default();
-        assert_eq!(receiver.handle(FROM, &mut numbered(1)), Arrival::New);
-        assert_eq!(receiver.handle(FROM, &mut numbered(1)), Arrival::Repeat);
-        assert_eq!(receiver.handle(FROM, &mut numbered(3)), Arrival::Gap);
-        assert_eq!(receiver.handle(FROM, &mut numbered(2)), Arrival::New);
-        assert_eq!(receiver.last(FROM), 2);
-    }
-
-    #[test]
-    fn a_new_incarnation_counts_from_one_and_ends_the_older() {
-        let mut receiver = Receiver::default();
-        receiver.handle(FROM, &mut numbered(1));
-        let newer = NodeRef {
-            incarnation: 2,
-            ..FROM
-        };
-        assert_eq!(receiver.handle(newer, &mut numbered(1)), Arrival::New);
-        assert_eq!(receiver.handle(FROM, &mut numbered(2)), Arrival::Repeat);
-        assert_eq!(receiver.last(FROM), 0);
     }
 }

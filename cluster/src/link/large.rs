@@ -26,7 +26,8 @@ pub(super) type Item<T> = (Forward, Option<T>);
 
 /// The large messages of a link, and what waits for them.
 ///
-/// - Getters: [`claims`](Self::claims), [`len`](Self::len), [`bytes`](Self::bytes).
+/// - Getters: [`claims`](Self::claims), [`len`](Self::len), [`bytes`](Self::bytes), [`has_moved`](Self::has_moved),
+///   [`waiting`](Self::waiting).
 /// - Input: `handle_*`.
 /// - Commands: [`push`](Self::push), [`drain`](Self::drain).
 /// - Output: [`poll_part`](Self::poll_part), [`poll_ready`](Self::poll_ready).
@@ -50,6 +51,8 @@ pub(super) struct LargeLane<T> {
     ready: VecDeque<Item<T>>,
     messages: usize,
     bytes: usize,
+    /// The other node has more of some than when those who wait were last told.
+    moved: bool,
 }
 
 /// A large message, and what its publisher sent behind it.
@@ -76,6 +79,7 @@ impl<T> LargeLane<T> {
             ready: VecDeque::new(),
             messages: 0,
             bytes: 0,
+            moved: false,
         }
     }
 
@@ -92,6 +96,24 @@ impl<T> LargeLane<T> {
     /// What they hold.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether the other node has more of some since the last [`handle_told`](Self::handle_told).
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// One for each publisher that waits: its messages are here one behind the other.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.lines.values().filter_map(|line| {
+            let mut items = std::iter::once(&line.large).chain(&line.behind);
+            items.find_map(|(_, ticket)| ticket.as_ref())
+        })
+    }
+
+    /// All who wait were told that it goes on.
+    pub(super) fn handle_told(&mut self) {
+        self.moved = false;
     }
 
     /// Takes a message that it [`claims`](Self::claims).
@@ -144,6 +166,7 @@ impl<T> LargeLane<T> {
             }
             self.on_their_way -= has - line.taken;
             line.taken = has;
+            self.moved = true;
             if let Some(ticket) = &line.large.1 {
                 progressed(ticket);
             }

@@ -65,6 +65,11 @@ impl Parts {
         })
     }
 
+    /// How much there is of all of them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.open.values().map(|assembly| assembly.body.len()).sum()
+    }
+
     /// How much of one there is.
     pub(super) fn taken_of(&self, id: u64) -> Option<Taken> {
         let bytes = self.open.get(&id)?.body.len() as u64;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use flotte_proto::{Batch, BatchReply, batch_reply};
 
+use super::queue::Pending;
 use crate::id::NodeRef;
 use crate::ledger::WINDOW;
 
@@ -44,11 +45,15 @@ pub struct Core<T> {
     /// Sent or to be sent, in order of sequence; at most [`WINDOW`].
     under_way: VecDeque<Flight<T>>,
     next_sequence: u64,
+    /// Of `queue` and `under_way`.
+    pending: Pending,
 }
 
 #[derive(Debug)]
 struct Flight<T> {
     sequence: u64,
+    /// What its commands hold.
+    bytes: usize,
     commands: Vec<Bytes>,
     tickets: Vec<T>,
     sent: bool,
@@ -62,11 +67,14 @@ impl<T> Core<T> {
             queue: VecDeque::new(),
             under_way: VecDeque::new(),
             next_sequence: 1,
+            pending: Pending::default(),
         }
     }
 
     /// Takes a command; order is kept.
     pub fn push(&mut self, waiting: Waiting<T>) {
+        self.pending.commands += 1;
+        self.pending.bytes += waiting.command.len();
         self.queue.push_back(waiting);
     }
 
@@ -110,13 +118,8 @@ impl<T> Core<T> {
     }
 
     /// Commands that are not answered yet.
-    pub fn pending(&self) -> usize {
-        self.queue.len()
-            + self
-                .under_way
-                .iter()
-                .map(|flight| flight.tickets.len())
-                .sum::<usize>()
+    pub fn pending(&self) -> Pending {
+        self.pending
     }
 
     /// The window is a distance between sequences: the reply of the oldest that is under way must still be stored.
@@ -131,18 +134,18 @@ impl<T> Core<T> {
     fn gather(&mut self) -> Flight<T> {
         let mut flight = Flight {
             sequence: self.next_sequence,
+            bytes: 0,
             commands: Vec::new(),
             tickets: Vec::new(),
             sent: true,
         };
-        let mut bytes = 0;
         while let Some(next) = self.queue.front() {
             let full = flight.commands.len() >= BATCH_COMMANDS_MAX
-                || bytes + next.command.len() > BATCH_BYTES_MAX;
+                || flight.bytes + next.command.len() > BATCH_BYTES_MAX;
             if full && !flight.commands.is_empty() {
                 break;
             }
-            bytes += next.command.len();
+            flight.bytes += next.command.len();
             if let Some(Waiting { command, ticket }) = self.queue.pop_front() {
                 flight.commands.push(command);
                 flight.tickets.push(ticket);
@@ -163,6 +166,8 @@ impl<T> Core<T> {
         let Some(flight) = self.under_way.remove(at) else {
             return Outcome::Nothing;
         };
+        self.pending.commands -= flight.tickets.len();
+        self.pending.bytes -= flight.bytes;
         debug_assert_eq!(
             flight.tickets.len(),
             replies.len(),
@@ -272,7 +277,8 @@ mod tests {
             core.poll_send();
         }
         assert_eq!(core.under_way.len(), WINDOW);
-        assert_eq!(core.pending(), 20);
+        let (commands, bytes) = (20, 10 + 10 * 2);
+        assert_eq!(core.pending(), Pending { commands, bytes });
     }
 
     #[test]
@@ -330,6 +336,7 @@ mod tests {
                 }
                 assert!(round < 9_999, "it never ends");
             }
+            assert_eq!(core.pending(), Pending::default());
             let expected: Vec<Bytes> = (0..40).map(|t: u32| Bytes::from(t.to_string())).collect();
             assert_eq!(log, expected);
             answered.sort_unstable();

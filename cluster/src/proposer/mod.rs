@@ -1,7 +1,9 @@
 //! What one node wants of one group, on its way to the group's leader.
 
 mod core;
+mod queue;
 mod service;
 
 pub use self::core::{Core, Outcome, Waiting};
-pub use service::{Proposer, Reply, Route};
+pub use self::queue::Pending;
+pub use self::service::{Proposer, Reply, Route};

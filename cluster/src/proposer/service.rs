@@ -8,23 +8,19 @@ use flotte_proto::{Batch, BatchReply};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::core::{Core, Outcome, Waiting};
+use super::queue::{Pending, Queue, Ticket};
 use crate::handle::Refused;
 use crate::id::NodeRef;
 
-/// Commands that wait for the task; the callers wait beyond.
-const QUEUE: usize = 4_096;
-/// Commands that the core holds before the task takes no more from the queue.
-const PENDING_MAX: usize = 65_536;
 /// Pause before a batch without an answer is sent again.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Index of the entry and the command's reply.
 pub type Reply = (u64, Bytes);
-type Ticket = oneshot::Sender<Reply>;
 
 /// Gets a batch to the leader of its group, wherever that is.
 pub trait Route: Send + Sync + 'static {
@@ -37,45 +33,47 @@ pub trait Route: Send + Sync + 'static {
 /// Proposes for one node to one group. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Proposer {
-    queue: mpsc::Sender<Waiting<Ticket>>,
+    queue: Arc<Queue>,
+    /// Ends the task with the last of its proposers.
+    _end: Arc<DropGuard>,
 }
 
 impl Proposer {
     /// Starts the task; it ends with `shutdown`, and whoever still waits is told [`Refused::NotServing`].
     pub fn start(node: NodeRef, route: Arc<dyn Route>, shutdown: CancellationToken) -> Proposer {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Queue::default());
         let service = Service {
             core: Core::new(node),
-            waiting,
+            queue: Arc::clone(&queue),
             route,
             calls: FuturesUnordered::new(),
         };
-        tokio::spawn(async move { shutdown.run_until_cancelled(service.run()).await });
-        Proposer { queue }
+        let end = shutdown.child_token();
+        let ended = end.clone();
+        tokio::spawn(async move { ended.run_until_cancelled(service.run()).await });
+        Proposer {
+            queue,
+            _end: Arc::new(end.drop_guard()),
+        }
     }
 
-    /// Proposes a command, in order of the calls. Resolves to its reply.
+    /// Proposes a command, in order of the calls: it is proposed when this returns, whether the future is polled or not.
+    /// Resolves to its reply.
     pub fn propose(&self, command: Bytes) -> BoxFuture<'static, Result<Reply, Refused>> {
         let (ticket, reply) = oneshot::channel();
-        match self.queue.try_send(Waiting { command, ticket }) {
-            Ok(()) => Box::pin(async move { reply.await.map_err(|_| Refused::NotServing) }),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                Box::pin(async { Err(Refused::NotServing) })
-            }
-            Err(mpsc::error::TrySendError::Full(waiting)) => {
-                let queue = self.queue.clone();
-                Box::pin(async move {
-                    queue.send(waiting).await.map_err(|_| Refused::NotServing)?;
-                    reply.await.map_err(|_| Refused::NotServing)
-                })
-            }
-        }
+        self.queue.push(Waiting { command, ticket });
+        Box::pin(async move { reply.await.map_err(|_| Refused::NotServing) })
+    }
+
+    /// What is proposed and not answered.
+    pub fn pending(&self) -> Pending {
+        self.queue.pending()
     }
 }
 
 struct Service {
     core: Core<Ticket>,
-    waiting: mpsc::Receiver<Waiting<Ticket>>,
+    queue: Arc<Queue>,
     route: Arc<dyn Route>,
     calls: FuturesUnordered<BoxFuture<'static, (u64, Option<BatchReply>)>>,
 }
@@ -84,17 +82,12 @@ impl Service {
     async fn run(mut self) {
         let mut retry_at: Option<tokio::time::Instant> = None;
         loop {
+            self.queue.drain_into(&mut self.core);
             if retry_at.is_none() {
                 self.send_all();
             }
             tokio::select! {
-                command = self.waiting.recv(), if self.core.pending() < PENDING_MAX => {
-                    let Some(command) = command else { return };
-                    self.core.push(command);
-                    while let Ok(command) = self.waiting.try_recv() {
-                        self.core.push(command);
-                    }
-                }
+                () = self.queue.news() => {}
                 Some((sequence, reply)) = self.calls.next() => match reply {
                     Some(reply) => {
                         let outcome = self.core.handle_reply(sequence, reply);
@@ -141,6 +134,13 @@ impl Service {
                 false
             }
         }
+    }
+}
+
+impl Drop for Service {
+    /// Whatever ended it: nobody waits for what cannot come.
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -239,15 +239,75 @@ mod tests {
         assert_eq!(*log.lock(), commands);
     }
 
-    #[tokio::test]
-    async fn who_waits_at_the_end_is_told() {
-        struct Silent;
-        impl Route for Silent {
-            fn send(&self, _: Batch) -> BoxFuture<'static, Option<BatchReply>> {
-                Box::pin(futures::future::pending())
+    #[tokio::test(start_paused = true)]
+    async fn any_number_is_in_order_of_the_calls_though_futures_are_polled_late_or_never() {
+        struct Steady(Arc<Mutex<Vec<Bytes>>>);
+        impl Route for Steady {
+            fn send(&self, batch: Batch) -> BoxFuture<'static, Option<BatchReply>> {
+                self.0.lock().extend(batch.commands.iter().cloned());
+                let replies = batch.commands;
+                let reply = BatchReply {
+                    index: 1,
+                    result: Some(batch_reply::Result::Replies(Replies { replies })),
+                };
+                Box::pin(async { Some(reply) })
             }
             fn ended(&self, _: Option<String>) {}
         }
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let node = NodeRef {
+            node: NodeId(1),
+            incarnation: 1,
+        };
+        let route = Arc::new(Steady(Arc::clone(&log)));
+        let proposer = Proposer::start(node, route, CancellationToken::new());
+        let numbers = 0..10_000_u32;
+        let commands: Vec<Bytes> = numbers.map(|n| Bytes::from(n.to_string())).collect();
+        let (early, late) = commands.split_at(9_000);
+        let mut kept = Vec::new();
+        // The task has no turn meanwhile.
+        for (number, command) in early.iter().enumerate() {
+            let reply = proposer.propose(command.clone());
+            if number % 2 == 0 {
+                kept.push(reply);
+            }
+        }
+        while log.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let last = late.iter().map(|command| proposer.propose(command.clone()));
+        for reply in last.collect::<Vec<_>>() {
+            assert!(reply.await.is_ok());
+        }
+        assert_eq!(*log.lock(), commands);
+        assert_eq!(proposer.pending(), Pending::default());
+    }
+
+    struct Silent;
+
+    impl Route for Silent {
+        fn send(&self, _: Batch) -> BoxFuture<'static, Option<BatchReply>> {
+            Box::pin(futures::future::pending())
+        }
+        fn ended(&self, _: Option<String>) {}
+    }
+
+    #[tokio::test]
+    async fn the_task_ends_with_the_last_that_can_propose() {
+        let node = NodeRef {
+            node: NodeId(1),
+            incarnation: 1,
+        };
+        let proposer = Proposer::start(node, Arc::new(Silent), CancellationToken::new());
+        let another = proposer.clone();
+        drop(proposer);
+        let reply = another.propose(Bytes::from_static(b"x"));
+        drop(another);
+        assert_eq!(reply.await, Err(Refused::NotServing));
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_the_end_is_told() {
         let shutdown = CancellationToken::new();
         let node = NodeRef {
             node: NodeId(1),

@@ -3,20 +3,19 @@
 use std::sync::{Arc, OnceLock};
 
 use flotte_proto::{
-    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LinkFrame, LinkReply, LoadResponse,
-    Member, ProbeRequest, ProbeResponse, ProposeRequest, ProposeResponse, RaftRequest,
-    ReadIndexRequest, ReadIndexResponse, RenewRequest, RenewResponse, envelope, probe_request,
-    propose_response, read_index_response, renew_response,
+    AppliedRequest, AppliedResponse, KickRequest, KickResponse, LoadResponse, Member, ProbeRequest,
+    ProbeResponse, ProposeRequest, ProposeResponse, RaftRequest, ReadIndexRequest,
+    ReadIndexResponse, RenewRequest, RenewResponse, envelope, probe_request, propose_response,
+    read_index_response, renew_response,
 };
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::life::Life;
 use super::node::Node;
+use super::receiving::receive;
 use crate::handle::{Kick, Shed};
-use crate::id::{GroupId, NodeId, NodeRef};
-use crate::link::{Arrival, Keeps, Resumed, bytes_of, received_bytes};
+use crate::id::{GroupId, NodeId};
 use crate::membership::Grant;
 use crate::net::{Handler, Haste, InboundLink, PeerIdentity, check};
 use crate::raft::Death;
@@ -197,166 +196,6 @@ async fn read_index(node: Arc<Node>, request: ReadIndexRequest) -> envelope::Bod
     envelope::Body::ReadIndexResponse(ReadIndexResponse {
         result: Some(result),
     })
-}
-
-/// Receives publishes of one node until the stream ends.
-async fn receive(node: Arc<Node>, from: PeerIdentity, mut link: InboundLink) {
-    let refuse = |why: String| LinkReply {
-        refused: why,
-        ..LinkReply::default()
-    };
-    let Ok(Some(first)) = link.frames.next().await else {
-        return;
-    };
-    let Some(life) = node.life() else {
-        let _ = link.replies.send(refuse("not up".into())).await;
-        return;
-    };
-    let sender = NodeRef {
-        node: from.node_id,
-        incarnation: from.incarnation,
-    };
-    if let Err(why) = judge_link(&node, &life, sender, first.to_incarnation) {
-        info!(from = %sender, %why, "link refused");
-        let _ = link.replies.send(refuse(why)).await;
-        return;
-    }
-    let keeps = life.keeps_of(sender);
-    let (first, connection) = resume(&life, sender, &keeps);
-    if link.replies.send(first).await.is_err() {
-        return;
-    }
-    let received = received_bytes(sender.node);
-    loop {
-        let mut reply = tokio::select! {
-            frame = link.frames.next() => {
-                let Ok(Some(frame)) = frame else { return };
-                received.increment(bytes_of(&frame));
-                if !under_lease(&node, &life).await {
-                    return;
-                }
-                let Some(reply) = deliver(&node, &life, &keeps, sender, frame) else {
-                    return;
-                };
-                reply
-            }
-            () = keeps.due() => LinkReply::default(),
-        };
-        let Some(settled) = keeps.poll_settled(connection) else {
-            return;
-        };
-        if !settled.is_empty() {
-            // All of these were delivered before.
-            reply.acked = life.receiver.lock().last(sender);
-            reply.settled = settled;
-        }
-        let says_something = reply.acked > 0 || !reply.taken.is_empty();
-        if says_something && link.replies.send(reply).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Waits while this node has no lease: its clients may be elsewhere by now and must get nothing more here, least of all
-/// what waited in a socket while the node was frozen. False where this start of the node is over.
-async fn under_lease(node: &Node, life: &Life) -> bool {
-    if !node.lease.held() {
-        tokio::select! {
-            biased;
-            () = life.shutdown.cancelled() => {}
-            () = node.up() => {}
-        }
-    }
-    !life.shutdown.is_cancelled()
-}
-
-/// The first reply: what came of all that earlier connections brought.
-fn resume(life: &Life, sender: NodeRef, keeps: &Keeps) -> (LinkReply, u64) {
-    let receiver = life.receiver.lock();
-    let Resumed {
-        connection,
-        open,
-        not_placed,
-    } = keeps.handle_connected();
-    let first = LinkReply {
-        acked: receiver.last(sender),
-        taken: receiver.taken(sender),
-        not_placed,
-        open,
-        ..LinkReply::default()
-    };
-    (first, connection)
-}
-
-fn judge_link(node: &Node, life: &Life, sender: NodeRef, to: u64) -> Result<(), String> {
-    if to != life.me.incarnation {
-        return Err(format!(
-            "it is for incarnation {to}, this is {}",
-            life.me.incarnation
-        ));
-    }
-    let meta = node.meta.read();
-    let Some(member) = meta.members().get(&sender.node) else {
-        return Err(format!("{} is no member", sender.node));
-    };
-    // A higher one than recorded: this replica has not applied its Up yet.
-    let stale = sender.incarnation < member.incarnation
-        || (sender.incarnation == member.incarnation && !member.up);
-    if stale {
-        Err(format!("{sender} is down or superseded"))
-    } else {
-        Ok(())
-    }
-}
-
-/// None = the stream has to be made anew.
-fn deliver(
-    node: &Node,
-    life: &Life,
-    keeps: &Arc<Keeps>,
-    sender: NodeRef,
-    frame: LinkFrame,
-) -> Option<LinkReply> {
-    let mut reply = LinkReply::default();
-    keeps.handle_confirmed(frame.confirmed);
-    let mut receiver = life.receiver.lock();
-    for part in frame.parts {
-        match receiver.handle_part(sender, &part) {
-            Ok(taken) => reply.taken.extend(taken),
-            Err(why) => {
-                warn!(from = %sender, %why, "link broken");
-                return None;
-            }
-        }
-    }
-    let mut numbered = false;
-    for mut message in frame.messages {
-        let sequence = message.sequence;
-        if sequence == 0 && message.large.is_none() {
-            node.local.deliver(message, None);
-            continue;
-        }
-        numbered = true;
-        match receiver.handle(sender, &mut message) {
-            Arrival::New => {
-                let kept = (!message.shares.is_empty()).then(|| keeps.keep(sequence));
-                if !node.local.deliver(message, kept) {
-                    keeps.note_not_placed(sequence);
-                    reply.not_placed.push(sequence);
-                }
-            }
-            Arrival::Repeat => {}
-            Arrival::Gap => {
-                node.local.flush();
-                return None;
-            }
-        }
-    }
-    node.local.flush();
-    if numbered {
-        reply.acked = receiver.last(sender);
-    }
-    Some(reply)
 }
 
 impl Node {

@@ -1,5 +1,6 @@
 //! One start (incarnation) of this node, from its Up to its end: all that names the incarnation is made anew with it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::{Leader, refusal};
 use crate::link::{Keeps, Receiver};
 use crate::meta::MetaMachine;
-use crate::proposer::{Proposer, Reply, Route};
+use crate::proposer::{Pending, Proposer, Reply, Route};
 use crate::raft::Death;
 
 /// How long a proposal may take before it counts as lost and is sent again.
@@ -56,21 +57,22 @@ pub struct Life {
 }
 
 impl Life {
-    /// What a start of another node keeps for this one.
-    pub(super) fn keeps_of(&self, sender: NodeRef) -> Arc<Keeps> {
+    /// What a start of another node keeps for this one. None = there was a newer start.
+    pub(super) fn keeps_of(&self, sender: NodeRef) -> Option<Arc<Keeps>> {
         let mut all = self.keeps.lock();
-        match all.get(&sender.node) {
-            Some((incarnation, keeps)) if *incarnation == sender.incarnation => Arc::clone(keeps),
-            Some((incarnation, _)) if *incarnation > sender.incarnation => Arc::default(),
-            _ => {
-                let keeps = Arc::new(Keeps::default());
-                all.insert(sender.node, (sender.incarnation, Arc::clone(&keeps)));
-                keeps
-            }
+        let known = all.get(&sender.node);
+        match known.map(|(incarnation, keeps)| (incarnation.cmp(&sender.incarnation), keeps)) {
+            Some((Ordering::Equal, keeps)) => return Some(Arc::clone(keeps)),
+            Some((Ordering::Greater, _)) => return None,
+            Some((Ordering::Less, older)) => older.handle_gone(),
+            None => {}
         }
+        let keeps = Arc::new(Keeps::default());
+        all.insert(sender.node, (sender.incarnation, Arc::clone(&keeps)));
+        Some(keeps)
     }
 
-    /// Members changed: ends the links to all that are gone, and lets go of what these had begun to send.
+    /// Members changed: ends the links to and from all that are gone, and lets go of what these had begun to send.
     pub(super) fn handle_members(&self, meta: &MetaMachine) {
         self.links.handle_members();
         // One lock at a time: publishes are delivered under that of the receiver, and read the routes.
@@ -83,6 +85,14 @@ impl Life {
         senders
             .into_iter()
             .for_each(|gone| receiver.handle_gone(gone));
+        drop(receiver);
+        let keeps = self.keeps.lock().clone();
+        let meta = meta.read();
+        for (node, (incarnation, keeps)) in keeps {
+            if meta.is_gone(NodeRef { node, incarnation }) {
+                keeps.handle_gone();
+            }
+        }
     }
 
     pub(crate) fn propose_meta(
@@ -123,6 +133,14 @@ impl Life {
             Some(proposer) => proposer.propose(command),
             None => Box::pin(async { Err(Refused::NotServing) }),
         }
+    }
+
+    /// What is proposed to each group and not answered, for metrics.
+    pub(super) fn proposals(&self) -> Vec<(GroupId, Pending)> {
+        let proposers = self.proposers.iter();
+        proposers
+            .map(|(group, one)| (*group, one.pending()))
+            .collect()
     }
 
     /// The session group of a client; the same on all nodes and in all versions.

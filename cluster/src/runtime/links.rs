@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotte_proto::{Forward, LinkFrame, LinkReply, Part};
 use metrics::counter;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span};
 
 use crate::handle::Placement;
 use crate::id::{NodeId, NodeRef};
-use crate::link::{Lane, LinkLimits, Meter, Placed, Pushed, Sender};
+use crate::link::{Lane, LinkLimits, Meter, Placed, Pushed, Queued, Sender};
 use crate::meta::MetaMachine;
 use crate::net::{Network, OutboundLink};
 
@@ -29,6 +29,8 @@ const LIMITS: LinkLimits = LinkLimits {
 };
 /// Who waits for a node that is gone is told so this many at a time.
 const TOLD_AT_ONCE: usize = 256;
+/// How often those who wait for large messages of others are told that these go on.
+const WAITING: Duration = Duration::from_secs(1);
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -44,15 +46,20 @@ pub struct Links {
     shutdown: CancellationToken,
 }
 
+/// Who waits for a QoS 1/2 message.
+type Waiter = Arc<dyn Placement>;
+
 struct Peer {
     node: NodeRef,
-    sender: Mutex<Sender<Arc<dyn Placement>>>,
+    sender: Mutex<Sender<Waiter>>,
     meter: Meter,
     /// There is something to send.
     work: Notify,
-    /// There is room again, or the end.
+    /// A lane that was full has room again, or the end.
     room: Notify,
     ended: CancellationToken,
+    /// When those who wait in the lane of large messages were last told that it goes on.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Links {
@@ -112,7 +119,7 @@ impl Links {
         };
         loop {
             let changed = peer.room.notified();
-            if peer.ended.is_cancelled() || !peer.sender.lock().is_full(lane) {
+            if peer.ended.is_cancelled() || !peer.sender.lock().handle_waiting(lane) {
                 return;
             }
             changed.await;
@@ -149,12 +156,12 @@ impl Links {
         peers.values().for_each(|peer| peer.end());
     }
 
-    /// Messages that wait on each link, for metrics.
-    pub fn queued(&self) -> Vec<(NodeId, usize)> {
+    /// What waits on each link, for metrics.
+    pub fn queued(&self) -> Vec<(NodeId, Queued)> {
         self.peers
             .read()
             .iter()
-            .map(|(node, peer)| (*node, peer.sender.lock().len()))
+            .map(|(node, peer)| (*node, peer.sender.lock().queued()))
             .collect()
     }
 
@@ -187,6 +194,7 @@ impl Links {
             work: Notify::new(),
             room: Notify::new(),
             ended: self.shutdown.child_token(),
+            told: Mutex::default(),
         });
         let older = peers.insert(to.node, Arc::clone(&peer));
         drop(peers);
@@ -231,7 +239,12 @@ impl Peer {
         let messages = sender.poll_frame();
         let parts: Vec<Part> = sender.poll_part().into_iter().collect();
         let confirmed = sender.confirmed();
+        // Of QoS 0 this is all that is ever heard.
+        let has_room = sender.poll_room();
         drop(sender);
+        if has_room {
+            self.room.notify_waiters();
+        }
         (!messages.is_empty() || !parts.is_empty()).then(|| LinkFrame {
             messages,
             parts,
@@ -245,10 +258,7 @@ impl Peer {
         let mut sender = self.sender.lock();
         let placed = sender.handle_ack(reply.acked, &reply.not_placed, &reply.settled);
         let progressed = sender.handle_taken(&reply.taken);
-        let unkept = sender.poll_unkept();
-        drop(sender);
-        progressed.iter().for_each(|waiter| waiter.progressed());
-        self.tell(placed, unkept);
+        self.tell(sender, placed, progressed);
     }
 
     /// As [`Peer::settle`], for the first reply of a connection.
@@ -257,20 +267,44 @@ impl Peer {
         let mut sender = self.sender.lock();
         let placed = sender.handle_resumed(reply.acked, &reply.not_placed, &reply.open);
         let progressed = sender.handle_taken_before(&reply.taken);
-        let unkept = sender.poll_unkept();
-        drop(sender);
-        progressed.iter().for_each(|waiter| waiter.progressed());
-        self.tell(placed, unkept);
+        self.tell(sender, placed, progressed);
     }
 
-    fn tell(&self, placed: Vec<(Arc<dyn Placement>, Placed)>, unkept: u64) {
+    /// Tells all whom a reply concerns, without the lock.
+    fn tell(
+        &self,
+        mut sender: MutexGuard<'_, Sender<Waiter>>,
+        placed: Vec<(Waiter, Placed)>,
+        progressed: Vec<Waiter>,
+    ) {
+        let (unkept, has_room) = (sender.poll_unkept(), sender.poll_room());
+        let waiting = if sender.has_moved() && self.tells_waiting() {
+            sender.poll_waiting()
+        } else {
+            Vec::new()
+        };
+        drop(sender);
+        waiting.iter().for_each(|waiter| waiter.progressed());
+        progressed.iter().for_each(|waiter| waiter.progressed());
         if unkept > 0 {
             counter!("flotte_share_unkept_total").increment(unkept);
         }
         for (waiter, placed) in placed {
             waiter.placed(self.node, placed);
         }
-        self.room.notify_waiters();
+        if has_room {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether it is time to tell those who wait, there may be many, that others go on.
+    fn tells_waiting(&self) -> bool {
+        let mut told = self.told.lock();
+        let is_due = told.is_none_or(|at| at.elapsed() >= WAITING);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
     }
 }
 
@@ -388,6 +422,49 @@ mod tests {
             handler,
             shutdown.clone(),
         )
+    }
+
+    /// A link that nobody runs.
+    fn peer(node: NodeRef, limits: LinkLimits) -> Arc<Peer> {
+        Arc::new(Peer {
+            node,
+            sender: Mutex::new(Sender::new(limits)),
+            meter: Meter::new(node.node),
+            work: Notify::new(),
+            room: Notify::new(),
+            ended: CancellationToken::new(),
+            told: Mutex::default(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_goes_on_as_soon_as_sent_qos_0_has_made_it() {
+        let shutdown = CancellationToken::new();
+        let meta = Arc::new(a_founded_machine(2));
+        let links = Links::new(network(&shutdown).await, meta, shutdown.clone());
+        let to = NodeRef {
+            node: NodeId(3),
+            incarnation: 0,
+        };
+        let limits = LinkLimits {
+            messages: 8,
+            ..LIMITS
+        };
+        let peer = peer(to, limits);
+        links.peers.write().insert(to.node, Arc::clone(&peer));
+        while links.push(to, Forward::default(), None) == Pushed::Room {}
+        let waiter = || Some(Arc::new(Told::default()) as Arc<dyn Placement>);
+        let full = links.push(to, Forward::default(), waiter());
+        assert_eq!(full, Pushed::Full(Lane::Main));
+        let mut room = Box::pin(links.room(to, Lane::Main));
+        assert!(futures::poll!(room.as_mut()).is_pending(), "it is full");
+        assert!(peer.poll_frame().is_some());
+        let in_time = tokio::time::timeout(Duration::from_secs(60), room).await;
+        assert!(
+            in_time.is_ok(),
+            "nothing was acknowledged, and all was sent"
+        );
+        shutdown.cancel();
     }
 
     #[tokio::test]

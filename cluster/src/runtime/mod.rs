@@ -17,6 +17,7 @@ mod living;
 mod node;
 mod problems;
 mod reads;
+mod receiving;
 mod replicas;
 pub(crate) mod retaining;
 mod sessions;

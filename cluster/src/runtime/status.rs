@@ -11,6 +11,8 @@ use super::replicas::LAG_MAX;
 use crate::id::{GroupId, NodeId};
 use crate::leader::wall_ms;
 use crate::level::FeatureLevel;
+use crate::link::Queued;
+use crate::proposer::Pending;
 use crate::raft::Role;
 
 /// How this node stands.
@@ -103,8 +105,12 @@ pub struct Status {
     pub retained: (usize, u64),
     /// Those of which parts have come, and what they will add to the bytes.
     pub retained_coming: (usize, u64),
-    /// Messages that wait on each link.
-    pub links: Vec<(NodeId, usize)>,
+    /// What waits on each link.
+    pub links: Vec<(NodeId, Queued)>,
+    /// Bytes that are held for other nodes, of large messages that are not whole.
+    pub link_parts: Vec<(NodeId, usize)>,
+    /// What this node has proposed to each group and is not answered.
+    pub proposals: Vec<(GroupId, Pending)>,
     /// What all members understand.
     pub feature_level: FeatureLevel,
 }
@@ -164,7 +170,15 @@ impl Node {
             retained,
             retained_coming,
             feature_level,
-            links: life.map(|life| life.links.queued()).unwrap_or_default(),
+            links: life
+                .as_ref()
+                .map(|life| life.links.queued())
+                .unwrap_or_default(),
+            link_parts: life
+                .as_ref()
+                .map(|life| life.receiver.lock().held_in_parts())
+                .unwrap_or_default(),
+            proposals: life.map(|life| life.proposals()).unwrap_or_default(),
         };
         status.problems = self.problems(&status);
         status

@@ -399,7 +399,7 @@ impl Process {
         let open: BTreeSet<GroupId> = life
             .proposers
             .iter()
-            .filter(|(_, proposer)| proposer.core.pending() > 0)
+            .filter(|(_, proposer)| proposer.core.pending().commands > 0)
             .map(|(group, _)| *group)
             .collect();
         if !open.is_empty() {

@@ -322,7 +322,7 @@ impl Process {
                 }
                 Arrival::Repeat => {}
                 // The stream has to be made anew.
-                Arrival::Gap => {
+                Arrival::Gap | Arrival::Gone => {
                     let refused = Message::LinkGap(frame.link);
                     return ctx.send(self.idx, frame.from, Stream::Link, refused);
                 }

@@ -1,7 +1,8 @@
 //! Both ends of a link, with frames and replies on their way between them, under every loss that a link can have.
 
-use super::super::core::{Arrival, Lane, LinkLimits, Placed, Pushed, Receiver, Sender};
+use super::super::core::{Lane, LinkLimits, Placed, Pushed, Sender};
 use super::super::parts::PartError;
+use super::super::receiver::{Arrival, Receiver};
 use super::*;
 use crate::id::{NodeId, NodeRef};
 
@@ -91,7 +92,9 @@ impl Bench {
             match self.receiver.handle(self.from, &mut message) {
                 Arrival::New => self.delivered.push(message),
                 Arrival::Repeat => {}
-                Arrival::Gap => panic!("a gap, though nothing was lost: {message:?}"),
+                Arrival::Gap | Arrival::Gone => {
+                    panic!("a gap, though nothing was lost: {message:?}")
+                }
             }
         }
         reply.acked = self.receiver.last(self.from);
@@ -502,6 +505,44 @@ fn a_message_without_all_of_its_parts_is_not_taken() {
         assert_eq!(receiver.handle(FROM, &mut message), Arrival::Gap);
     }
     assert_eq!(receiver.last(FROM), 0, "it can still come");
+}
+
+#[test]
+fn who_waits_behind_others_hears_that_they_go_on() {
+    let mut sender = Sender::new(LinkLimits {
+        messages: 1_000,
+        bytes: usize::MAX,
+        large_bytes: usize::MAX,
+        kept_messages: 1,
+        kept_bytes: 1,
+    });
+    let payload = Bytes::from(vec![0; LARGE_BYTES + 1]);
+    let message = |publisher: usize| Forward {
+        publisher: publisher.to_string().into(),
+        payload: payload.clone(),
+        ..Forward::default()
+    };
+    // The first is QoS 0: nobody waits for it, but for what is behind it. The last does not begin.
+    sender.push(message(0), None);
+    let behind = Forward {
+        payload: Bytes::new(),
+        ..message(0)
+    };
+    sender.push(behind, Some(0));
+    let last = GOING_MAX;
+    for publisher in 1..=last {
+        sender.push(message(publisher), Some(publisher));
+    }
+    let part = sender.poll_part().expect("there is room for parts");
+    assert!(!sender.has_moved(), "nothing has arrived");
+    let bytes = part.data.len() as u64;
+    let progressed = sender.handle_taken(&[Taken { id: part.id, bytes }]);
+    assert!(progressed.is_empty(), "nobody waits for that one");
+    assert!(sender.has_moved());
+    let mut told = sender.poll_waiting();
+    told.sort_unstable();
+    assert_eq!(told, (0..=last).collect::<Vec<_>>());
+    assert!(!sender.has_moved(), "told once");
 }
 
 /// Small and fast, and the same for ever.
