@@ -3,5 +3,5 @@
 mod core;
 mod service;
 
-pub use self::core::{Core, Outcome, Waiting};
+pub use self::core::{Core, Outcome, Refusal, Waiting};
 pub use service::{Proposer, Reply, Route};
