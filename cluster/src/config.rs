@@ -93,6 +93,11 @@ impl Config {
 
     /// Longest that a barrier takes where nothing is broken: an election and 2 T.
     pub fn barrier_max(&self) -> Duration {
-        self.node_down_after * 2 + Duration::from_millis(META_ELECTION_MS_MAX * 2)
+        barrier_max(self.node_down_after)
     }
+}
+
+/// The same with this T.
+pub fn barrier_max(node_down_after: Duration) -> Duration {
+    node_down_after * 2 + Duration::from_millis(META_ELECTION_MS_MAX * 2)
 }

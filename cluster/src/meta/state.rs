@@ -18,6 +18,7 @@ use super::records::Restoring;
 use super::retained::RetainedSet;
 use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::lease::Served;
 use crate::ledger::{Admission, Ledger};
 use crate::level::{FeatureLevel, unknown_command};
 use crate::will_keys::WillKeys;
@@ -342,6 +343,25 @@ impl MetaState {
             node: *id,
             incarnation: member.incarnation,
         })
+    }
+
+    /// The same, each with its own T.
+    pub fn served(&self) -> Vec<Served> {
+        let up = self.members.iter().filter(|(_, member)| member.up);
+        let served = up.map(|(id, member)| Served {
+            node: NodeRef {
+                node: *id,
+                incarnation: member.incarnation,
+            },
+            down_after_ns: u64::from(member.down_after_ms) * 1_000_000,
+        });
+        served.collect()
+    }
+
+    /// The longest T of all members, in ms; 0 = none has said any.
+    pub fn longest_down_after_ms(&self) -> u32 {
+        let all = self.members.values().map(|member| member.down_after_ms);
+        all.max().unwrap_or(0)
     }
 
     /// Whether exactly this incarnation is Up.

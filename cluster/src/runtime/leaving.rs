@@ -10,6 +10,7 @@ use prost::Message;
 use tracing::{info, warn};
 
 use super::node::Node;
+use crate::config::barrier_max;
 use crate::id::NodeId;
 use crate::membership::{holds_nothing, needed_by};
 
@@ -79,7 +80,10 @@ impl Node {
             }
         };
         // It is declared down after T, and forgotten then.
-        let limit = self.config.barrier_max() + self.config.node_down_after;
+        let longest = self.meta.read().longest_down_after_ms();
+        let longest = Duration::from_millis(longest.into());
+        let t = self.config.node_down_after.max(longest);
+        let limit = barrier_max(t) + t;
         let gone = tokio::time::timeout(limit, gone).await;
         gone.map_err(|_| LeaveError::NoAnswer)
     }

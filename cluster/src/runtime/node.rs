@@ -206,6 +206,10 @@ impl Node {
     /// This node is no member any more, and never will be again: its data directory starts no node from now on, as each start
     /// would draw a higher number and might be taken for a newer one in the end.
     pub(super) fn die_banned(&self, why: impl Into<String>) {
+        if self.leaving.is_cancelled() {
+            // It is on its way out: what it still proposes behind its last word is refused, too.
+            return;
+        }
         let why = why.into();
         if let Err(error) = self.store.set_refused(&why) {
             warn!(%error, "it is not written down here that the cluster refuses this node");
