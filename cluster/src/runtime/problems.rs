@@ -360,12 +360,9 @@ mod tests {
         let mut known = known();
         known.nodes[0].down_after_ms = 5_000;
         known.nodes[1].down_after_ms = 0;
-        assert_eq!(
-            known.problems(),
-            [
-                "node n1 has `cluster.node_down_after_ms` = 5000, this one 2000: it should be the same on all nodes"
-            ]
-        );
+        let said = known.problems().join("; ");
+        let words = "node n1 has `cluster.node_down_after_ms` = 5000, this one 2000: it should";
+        assert!(said.starts_with(words) && !said.contains("n2"), "{said}");
     }
 
     #[test]
