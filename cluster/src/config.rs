@@ -86,8 +86,18 @@ impl Config {
         }
     }
 
+    /// T in ms.
+    pub fn down_after_ms(&self) -> u32 {
+        u32::try_from(self.node_down_after.as_millis()).unwrap_or(u32::MAX)
+    }
+
     /// Longest that a barrier takes where nothing is broken: an election and 2 T.
     pub fn barrier_max(&self) -> Duration {
-        self.node_down_after * 2 + Duration::from_millis(META_ELECTION_MS_MAX * 2)
+        barrier_max(self.node_down_after)
     }
+}
+
+/// The same with this T.
+pub fn barrier_max(node_down_after: Duration) -> Duration {
+    node_down_after * 2 + Duration::from_millis(META_ELECTION_MS_MAX * 2)
 }

@@ -34,6 +34,11 @@ pub enum StoreError {
         "the node of data directory {0} has left its cluster: take another directory, or remove this one, to join again"
     )]
     Left(PathBuf),
+    /// Its node is no member of its cluster any more, and its id is refused there for ever.
+    #[error(
+        "the cluster refuses the node of data directory {0}: {1}: take another directory, or remove this one, to join again"
+    )]
+    Refused(PathBuf, String),
     /// What it holds is damaged.
     #[error("data directory {0} is corrupt: {1}")]
     Corrupt(PathBuf, String),
@@ -80,15 +85,26 @@ impl Store {
             db,
             _lock: lock,
         };
-        match store.number("left")? {
+        if store.number("left")?.is_some() {
+            return Err(StoreError::Left(dir.to_owned()));
+        }
+        match store.bytes("refused")? {
             None => Ok(store),
-            Some(_) => Err(StoreError::Left(dir.to_owned())),
+            Some(why) => {
+                let why = String::from_utf8_lossy(&why).into_owned();
+                Err(StoreError::Refused(dir.to_owned(), why))
+            }
         }
     }
 
     /// The node of this directory is no member any more, and never will be again.
     pub fn set_left(&self) -> Result<(), StoreError> {
         self.put_number("left", 1)
+    }
+
+    /// The cluster refuses the node of this directory, and always will.
+    pub fn set_refused(&self, why: &str) -> Result<(), StoreError> {
+        self.put("refused", why.as_bytes())
     }
 
     /// The next start of this node sets all of its data aside, draws a new identity and joins where one of these is.
@@ -337,6 +353,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Store::open(dir.path()).unwrap().set_left().unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Left(_))));
+    }
+
+    #[test]
+    fn the_directory_of_a_node_that_the_cluster_refuses_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.set_refused("its disk is an older copy").unwrap();
+        drop(store);
+        for _ in 0..2 {
+            let refused = Store::open(dir.path()).unwrap_err();
+            assert!(matches!(refused, StoreError::Refused(..)), "{refused:?}");
+            let words = refused.to_string();
+            assert!(words.contains("its disk is an older copy"), "{words}");
+        }
     }
 
     #[test]

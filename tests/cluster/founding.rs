@@ -17,6 +17,8 @@ use serde_json::Value;
 const NODES: usize = 5;
 /// Exit code of a node that the cluster refuses.
 const REFUSED: Option<i32> = Some(1);
+/// That of every later start with its data directory.
+const BAD_DATA_DIR: Option<i32> = Some(73);
 
 fn status(node: &Broker) -> Value {
     admin::json(node.admin(), "/api/v1/status").expect("a status")
@@ -114,11 +116,22 @@ fn an_older_copy_of_a_disk_is_refused() {
     let end = cluster.nodes[2].wait_end(START_LIMIT);
     let log = cluster.nodes[2].log();
     assert_eq!(end.code(), REFUSED, "{log}");
-    assert!(
-        log.contains("older copy") || log.contains("old disk was restored"),
-        "{log}"
-    );
+    let said = log.lines().filter(|line| line.contains("refuses"));
+    let words = ["older copy", "old disk was restored"];
+    let word = words.into_iter().find(|word| log.contains(word));
+    assert!(said.count() > 0 && word.is_some(), "{log}");
+    // Whoever supervises it starts it again and again: each start would draw a higher number, and be taken for a newer one.
+    for start in 2..=5 {
+        cluster.nodes[2].respawn();
+        let end = cluster.nodes[2].wait_end(START_LIMIT);
+        let log = cluster.nodes[2].log();
+        assert_eq!(end.code(), BAD_DATA_DIR, "start {start}: {log}");
+        let again = log.lines().filter(|line| line.contains("does not start"));
+        let again = again.filter(|line| word.is_some_and(|word| line.contains(word)));
+        assert_eq!(again.count(), start - 1, "the same words: {log}");
+    }
     cluster.leader();
+    cluster.wait_state(0, 2, "down");
     block_on(async {
         let topic = fresh("others");
         let mut subscriber = cluster.client(0, Version::V5).await;

@@ -12,6 +12,7 @@ mod drain;
 mod founding;
 mod goodbyes;
 mod hostile;
+mod identity;
 mod idle;
 mod interruptions;
 mod joining;

@@ -218,6 +218,7 @@ fn node_model(node: &NodeStatus) -> model::Node {
         draining: node.draining,
         reached: node.connected,
         feature_level: node.feature_level.number(),
+        down_after_ms: node.down_after_ms,
         since: (node.since_ms > 0).then(|| rfc3339(node.since_ms)),
     }
 }

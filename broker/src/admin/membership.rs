@@ -59,9 +59,11 @@ fn refused(error: &LeaveError) -> Response {
     let (status, title) = match error {
         LeaveError::Unknown(_) => (StatusCode::NOT_FOUND, "Unknown node"),
         LeaveError::NoAnswer => (StatusCode::SERVICE_UNAVAILABLE, "No answer"),
-        LeaveError::Last(_) | LeaveError::Down(_) | LeaveError::Needed { .. } => {
-            (StatusCode::CONFLICT, "Refused")
-        }
+        LeaveError::Last(_)
+        | LeaveError::Itself(_)
+        | LeaveError::Down(_)
+        | LeaveError::Needed { .. }
+        | LeaveError::Refused { .. } => (StatusCode::CONFLICT, "Refused"),
     };
     problem(status, title, &error.to_string())
 }

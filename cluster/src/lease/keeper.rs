@@ -20,11 +20,20 @@ use crate::id::{NodeId, NodeRef};
 /// Times of the lease, in ns.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// T: a node is Down this long after its last sign.
+    /// T of this node: a node is Down this long after its last sign, or its own T where that is longer.
     pub down_after_ns: u64,
     /// A tick that comes later than this after the last one is a stall of our own timer; a ReadIndex that takes longer is one of the
     /// quorum.
     pub stall_ns: u64,
+}
+
+/// A node that is Up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Which start of it.
+    pub node: NodeRef,
+    /// Its own T, by which its leases are counted; 0 = not known.
+    pub down_after_ns: u64,
 }
 
 /// A renewal that waits for its answer; `ticket` is how to answer it.
@@ -77,6 +86,8 @@ pub struct Keeper<T> {
 #[derive(Debug)]
 struct Watch {
     incarnation: u64,
+    /// T for this node: the longer one of ours and its own. Nodes are given another T one after the other.
+    down_after_ns: u64,
     /// Latest of: last renewal answered, the node's Up, our election, a stall of our timer or of the quorum.
     sign_ns: u64,
     applied: u64,
@@ -114,7 +125,7 @@ impl<T> Keeper<T> {
         for watch in self.watched.values_mut() {
             *watch = Watch {
                 expelled: watch.expelled,
-                ..Watch::new(watch.incarnation, now_ns)
+                ..Watch::new(watch.incarnation, watch.down_after_ns, now_ns)
             };
         }
         if !leading {
@@ -135,19 +146,23 @@ impl<T> Keeper<T> {
     }
 
     /// The nodes that are Up in this node's replica, which has applied `index`.
-    pub fn handle_members(&mut self, up: &[NodeRef], index: u64, now_ns: u64) {
+    pub fn handle_members(&mut self, up: &[Served], index: u64, now_ns: u64) {
         self.members_index = index;
         self.watched.retain(|node, watch| {
-            up.contains(&NodeRef {
+            let incarnation = watch.incarnation;
+            let node = NodeRef {
                 node: *node,
-                incarnation: watch.incarnation,
-            })
+                incarnation,
+            };
+            up.iter().any(|up| up.node == node)
         });
-        self.cuts.retain(|node| up.iter().any(|up| up.node == node));
-        for node in up {
+        self.cuts
+            .retain(|node| up.iter().any(|up| up.node.node == node));
+        for up in up {
+            let t_ns = up.down_after_ns.max(self.timing.down_after_ns);
             self.watched
-                .entry(node.node)
-                .or_insert_with(|| Watch::new(node.incarnation, now_ns));
+                .entry(up.node.node)
+                .or_insert_with(|| Watch::new(up.node.incarnation, t_ns, now_ns));
         }
     }
 
@@ -193,17 +208,13 @@ impl<T> Keeper<T> {
             // A node may serve under a lease of the leader before, though its Up is not applied here: beyond what is
             // applied here nothing is known of all.
             .min(self.members_index);
-        let timing = self.timing;
         for renewal in renewals {
             let answer = match (index, self.known(renewal.node)) {
                 (_, None) => Answer::Down,
                 (None, _) => Answer::NotLeader,
                 // Nothing more is answered: its lease runs out before it is declared Down.
                 (Some(_), Some(watch))
-                    if watch.condemned
-                        || watch.expelled
-                        || watch.cut
-                        || watch.shunned(timing, now_ns) =>
+                    if watch.condemned || watch.expelled || watch.cut || watch.shunned(now_ns) =>
                 {
                     Answer::NotLeader
                 }
@@ -242,8 +253,7 @@ impl<T> Keeper<T> {
                 watch.stalled(now_ns);
             }
             // Never itself: it would have to hand leadership over first.
-            if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= self.timing.down_after_ns
-            {
+            if *node != self.me && now_ns.saturating_sub(watch.sign_ns) >= watch.down_after_ns {
                 watch.condemned = true;
                 down.push(NodeRef {
                     node: *node,
@@ -264,9 +274,12 @@ impl<T> Keeper<T> {
         if self.watched.values().any(|watch| watch.cut) {
             return;
         }
-        let t_ns = self.timing.down_after_ns;
+        // What a link is reported for is reported as seldom as the node with the longest T renews.
+        let longest = self.watched.values().map(|watch| watch.down_after_ns);
+        let t_ns = longest.max().unwrap_or(self.timing.down_after_ns);
         // It renews a few times in this time.
-        let is_fresh = |watch: &Watch| now_ns.saturating_sub(watch.sign_ns) < t_ns / 2;
+        let is_fresh =
+            |watch: &Watch| now_ns.saturating_sub(watch.sign_ns) < watch.down_after_ns / 2;
         let heard = |node| self.watched.get(&node).is_some_and(is_fresh);
         let victim = self.cuts.victim(self.me, t_ns, now_ns, heard);
         if let Some(watch) = victim.and_then(|victim| self.watched.get_mut(&victim)) {
@@ -287,9 +300,10 @@ impl<T> Keeper<T> {
 }
 
 impl Watch {
-    fn new(incarnation: u64, now_ns: u64) -> Self {
+    fn new(incarnation: u64, down_after_ns: u64, now_ns: u64) -> Self {
         Watch {
             incarnation,
+            down_after_ns,
             sign_ns: now_ns,
             applied: 0,
             owes: None,
@@ -320,9 +334,9 @@ impl Watch {
     }
 
     /// It renews, but has not applied what it was answered T ago: it is answered no more, and Down T later.
-    fn shunned(&self, timing: Timing, now_ns: u64) -> bool {
+    fn shunned(&self, now_ns: u64) -> bool {
         self.owes
-            .is_some_and(|(_, since_ns)| now_ns.saturating_sub(since_ns) >= timing.down_after_ns)
+            .is_some_and(|(_, since_ns)| now_ns.saturating_sub(since_ns) >= self.down_after_ns)
     }
 }
 
@@ -340,6 +354,33 @@ mod tests {
         incarnation: 3,
     };
 
+    /// All with the T of the keeper.
+    fn served(up: &[NodeRef]) -> Vec<Served> {
+        let served = |node: &NodeRef| Served {
+            node: *node,
+            down_after_ns: T,
+        };
+        up.iter().map(served).collect()
+    }
+
+    /// OTHER has a T of its own.
+    fn keeper_of(down_after_ns: u64) -> Keeper<&'static str> {
+        let mut keeper = keeper();
+        keeper.handle_members(&served(&[ME]), u64::MAX, 0);
+        let up = [ME, OTHER].map(|node| Served {
+            node,
+            down_after_ns: if node == OTHER { down_after_ns } else { T },
+        });
+        keeper.handle_members(&up, u64::MAX, 0);
+        keeper
+    }
+
+    /// The first tick at which it is declared Down.
+    fn down_at(keeper: &mut Keeper<&'static str>, from: u64) -> Option<u64> {
+        let mut ticks = (from..from + 20 * T).step_by(50);
+        ticks.find(|now| !keeper.handle_tick(*now).is_empty())
+    }
+
     fn keeper() -> Keeper<&'static str> {
         let mut keeper = Keeper::new(
             ME.node,
@@ -349,7 +390,7 @@ mod tests {
             },
         );
         keeper.handle_leadership(true, 0);
-        keeper.handle_members(&[ME, OTHER], u64::MAX, 0);
+        keeper.handle_members(&served(&[ME, OTHER]), u64::MAX, 0);
         keeper
     }
 
@@ -417,10 +458,63 @@ mod tests {
         keeper.handle_read(Some(9), 1_001);
         assert_eq!(keeper.poll_answers(), [("late", Answer::NotLeader)]);
         assert_eq!(keeper.handle_tick(1_050), [OTHER], "until it is applied");
-        keeper.handle_members(&[ME], u64::MAX, 1_060);
+        keeper.handle_members(&served(&[ME]), u64::MAX, 1_060);
         assert!(keeper.handle_tick(1_100).is_empty());
         renew(&mut keeper, OTHER, 5, "down");
         assert_eq!(keeper.poll_answers(), [("down", Answer::Down)]);
+    }
+
+    /// Its lease is 0.75 of its own T, which was raised on its machine first.
+    #[test]
+    fn a_node_whose_own_t_is_longer_is_waited_for_as_long() {
+        assert_eq!(
+            down_at(&mut keeper_of(3 * T), 50),
+            Some(3 * T),
+            "since its Up"
+        );
+        assert_eq!(
+            down_at(&mut keeper_of(T / 2), 50),
+            Some(T),
+            "never shorter than ours"
+        );
+        assert_eq!(down_at(&mut keeper_of(0), 50), Some(T), "it did not say");
+
+        let mut elected = keeper_of(3 * T);
+        tick_to(&mut elected, 50, 500);
+        elected.handle_leadership(false, 500);
+        elected.handle_leadership(true, 600);
+        assert_eq!(
+            down_at(&mut elected, 650),
+            Some(600 + 3 * T),
+            "since an election"
+        );
+
+        let mut stalled = keeper_of(3 * T);
+        assert!(stalled.handle_tick(5 * T).is_empty());
+        assert_eq!(
+            down_at(&mut stalled, 5 * T + 50),
+            Some(8 * T),
+            "since a stall"
+        );
+
+        let mut answered = keeper_of(3 * T);
+        tick_to(&mut answered, 50, 500);
+        renew(&mut answered, OTHER, 5, "x");
+        answered.poll_read(500);
+        answered.handle_read(Some(9), 500);
+        assert_eq!(
+            down_at(&mut answered, 550),
+            Some(500 + 3 * T),
+            "since an answer"
+        );
+
+        let mut expelled = keeper_of(3 * T);
+        expelled.handle_expelled(&[OTHER.node]);
+        assert_eq!(
+            down_at(&mut expelled, 50),
+            Some(3 * T),
+            "it serves on till then"
+        );
     }
 
     #[test]
@@ -523,7 +617,7 @@ mod tests {
         };
         for is_silent in [false, true] {
             let mut keeper = keeper();
-            keeper.handle_members(&[ME, OTHER, THIRD], u64::MAX, 0);
+            keeper.handle_members(&served(&[ME, OTHER, THIRD]), u64::MAX, 0);
             let mut down = Vec::new();
             for now in (50..=3_000).step_by(50) {
                 renew(&mut keeper, ME, 9, "me");
@@ -555,7 +649,7 @@ mod tests {
             ..OTHER
         };
         tick_to(&mut keeper, 50, 500);
-        keeper.handle_members(&[ME, newer], u64::MAX, 500);
+        keeper.handle_members(&served(&[ME, newer]), u64::MAX, 500);
         renew(&mut keeper, OTHER, 5, "old");
         assert_eq!(keeper.poll_answers(), [("old", Answer::Down)]);
         assert!(tick_to(&mut keeper, 550, 1_450).is_empty());
@@ -565,7 +659,7 @@ mod tests {
     #[test]
     fn a_node_whose_up_is_not_applied_here_counts_too() {
         let mut keeper = keeper();
-        keeper.handle_members(&[ME], 5, 0);
+        keeper.handle_members(&served(&[ME]), 5, 0);
         renew(&mut keeper, ME, 9, "me");
         keeper.poll_read(0);
         keeper.handle_read(Some(9), 10);

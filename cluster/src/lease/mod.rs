@@ -6,5 +6,5 @@ mod keeper;
 mod renewer;
 
 pub use clock::{Lease, boot_ns};
-pub use keeper::{Answer, Keeper, Renewal, Timing};
+pub use keeper::{Answer, Keeper, Renewal, Served, Timing};
 pub use renewer::Renewer;

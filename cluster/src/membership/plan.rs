@@ -133,7 +133,8 @@ pub fn needed_by(
     voters: &BTreeSet<NodeId>,
     placement: &BTreeMap<GroupId, Placed>,
 ) -> Option<String> {
-    let is_up = |id: &&NodeId| members.get(id).is_some_and(|member| member.up);
+    // One that is removed by force is Up until its lease is over, and counts for nothing any more.
+    let is_up = |id: &&NodeId| members.get(id).is_some_and(|one| one.up && !one.expelled);
     let lacks = |all: &mut dyn Iterator<Item = &NodeId>, count: usize| {
         let others = all.filter(|id| **id != leaves).filter(is_up).count();
         (others * 2 <= count).then_some((others, count))
@@ -334,6 +335,14 @@ mod tests {
         assert!(why.contains("1 of the 3 replicas"), "{why}");
         members.remove(&NodeId(2));
         assert!(needed(&members, 1).is_some());
+        // Up until its lease is over, but it counts for nothing any more.
+        let expelled = Member {
+            expelled: true,
+            ..member(true, true)
+        };
+        members.insert(NodeId(2), expelled);
+        assert_eq!(needed(&members, 2), None);
+        assert!(needed(&members, 3).is_some());
     }
 
     proptest! {

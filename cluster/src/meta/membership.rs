@@ -57,12 +57,7 @@ fn refused(reason: String) -> Bytes {
 impl MetaState {
     pub(super) fn join(&mut self, join: Join) -> Bytes {
         let id = NodeId(join.node_id);
-        if self.refused.contains(&id) {
-            return refused(format!(
-                "node id {id} was replaced, or has left, and is refused for ever"
-            ));
-        }
-        if let Some(why) = self.lacks_level(&join.name, join.feature_level) {
+        if let Some(why) = self.refuses_join(&join) {
             return refused(why);
         }
         let namesakes = self.members.iter();
@@ -114,11 +109,13 @@ impl MetaState {
     }
 
     pub(super) fn leaving(&mut self, leaving: &Leaving) -> Bytes {
-        let Some(member) = self.members.get_mut(&NodeId(leaving.node_id)) else {
-            return refused(format!("node {} is no member", NodeId(leaving.node_id)));
-        };
-        member.leaving = !leaving.stays;
-        member.expelled = leaving.expel && !leaving.stays;
+        if let Some(why) = self.refuses_leaving(leaving) {
+            return refused(why);
+        }
+        if let Some(member) = self.members.get_mut(&NodeId(leaving.node_id)) {
+            member.leaving = !leaving.stays;
+            member.expelled = leaving.expel && !leaving.stays;
+        }
         Bytes::new()
     }
 

@@ -1,5 +1,6 @@
 //! Group 0: members, routes, retained messages and placement, as a replicated state machine.
 
+mod admission;
 mod assemblies;
 mod machine;
 mod membership;

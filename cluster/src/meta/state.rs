@@ -18,6 +18,7 @@ use super::records::Restoring;
 use super::retained::RetainedSet;
 use super::routes::{Routes, ShareMembers, parse_filter, parse_share_name};
 use crate::id::{GroupId, NodeId, NodeRef};
+use crate::lease::Served;
 use crate::ledger::{Admission, Ledger};
 use crate::level::{FeatureLevel, unknown_command};
 use crate::will_keys::WillKeys;
@@ -114,6 +115,9 @@ impl MetaState {
                 result: Some(result),
             })
         };
+        if let Some(refusal) = self.turns_away(from, &batch) {
+            return answer(self.index, refusal);
+        }
         match self
             .ledger
             .admit(from.node, from.incarnation, batch.sequence)
@@ -150,43 +154,6 @@ impl MetaState {
                 .record(from.node, from.incarnation, batch.sequence, encoded);
         }
         Ok(reply)
-    }
-
-    /// Whether this incarnation may propose at all: it begins with Up, and is Up for all the rest.
-    fn judge(
-        &self,
-        from: NodeRef,
-        sequence: u64,
-        commands: &[Command],
-    ) -> Option<batch_reply::Result> {
-        use batch_reply::Result as R;
-        if matches!(commands.first(), Some(Command::Found(_))) && self.cluster_id == 0 {
-            return None;
-        }
-        let Some(member) = self.members.get(&from.node) else {
-            let what = if self.refused.contains(&from.node) {
-                "this node id was replaced and is refused for ever"
-            } else {
-                "this node is not a member of the cluster"
-            };
-            return Some(R::Refused(what.into()));
-        };
-        if let (1, Some(Command::Up(up))) = (sequence, commands.first()) {
-            if let Some(why) = self.lacks_level(&up.name, up.feature_level) {
-                return Some(R::Refused(why));
-            }
-            if member.expelled {
-                return Some(R::Refused("an operator removes this node".into()));
-            }
-            return (from.incarnation <= member.incarnation).then(|| {
-                let what = format!(
-                    "incarnation {} is not above the recorded {}: an old disk was restored",
-                    from.incarnation, member.incarnation
-                );
-                R::Refused(what)
-            });
-        }
-        (!member.up || member.incarnation != from.incarnation).then_some(R::Stale(true))
     }
 
     fn apply_command(
@@ -259,6 +226,7 @@ impl MetaState {
             (member.name, member.advertise) = (up.name, up.advertise);
             (member.draining, member.endpoints) = (up.draining, up.endpoints);
             member.feature_level = up.feature_level;
+            (member.process, member.down_after_ms) = (up.process, up.down_after_ms);
         }
         self.raise_level();
     }
@@ -377,6 +345,25 @@ impl MetaState {
         })
     }
 
+    /// The same, each with its own T.
+    pub fn served(&self) -> Vec<Served> {
+        let up = self.members.iter().filter(|(_, member)| member.up);
+        let served = up.map(|(id, member)| Served {
+            node: NodeRef {
+                node: *id,
+                incarnation: member.incarnation,
+            },
+            down_after_ns: u64::from(member.down_after_ms) * 1_000_000,
+        });
+        served.collect()
+    }
+
+    /// The longest T of all members, in ms; 0 = none has said any.
+    pub fn longest_down_after_ms(&self) -> u32 {
+        let all = self.members.values().map(|member| member.down_after_ms);
+        all.max().unwrap_or(0)
+    }
+
     /// Whether exactly this incarnation is Up.
     pub fn is_up(&self, node: NodeRef) -> bool {
         self.members
@@ -421,7 +408,7 @@ impl MetaState {
     }
 }
 
-fn decode_command(command: Bytes) -> Result<Command, String> {
+pub(super) fn decode_command(command: Bytes) -> Result<Command, String> {
     let decoded = MetaCommand::decode(command.clone()).map_err(|e| e.to_string())?;
     decoded.command.ok_or_else(|| unknown_command(&command))
 }

@@ -24,6 +24,8 @@ pub struct Identity {
     claims: watch::Sender<Claims>,
     /// The highest that this node knows.
     known: FeatureLevel,
+    /// Drawn at random by this process.
+    process: u64,
     /// That of the cluster, as far as it has been heard; 0 before. Told in handshakes to come: all who are members now know it.
     cluster_level: AtomicU32,
 }
@@ -46,6 +48,7 @@ impl Identity {
             advertise: advertise.to_owned(),
             claims: watch::Sender::new(claims),
             known: FeatureLevel::KNOWN,
+            process: 0,
             cluster_level: AtomicU32::new(0),
         }
     }
@@ -53,6 +56,16 @@ impl Identity {
     /// The same, of a node that knows another feature level.
     pub fn knowing(self, known: FeatureLevel) -> Self {
         Self { known, ..self }
+    }
+
+    /// The same, of a process that drew this number.
+    pub fn of_process(self, process: u64) -> Self {
+        Self { process, ..self }
+    }
+
+    /// What this process drew.
+    pub fn process(&self) -> u64 {
+        self.process
     }
 
     /// The cluster's feature level is known here.
@@ -111,6 +124,7 @@ impl Identity {
             feature_level: self.known.number(),
             cluster_level: self.cluster_level.load(Ordering::Relaxed),
             meant_for: 0,
+            process: self.process,
         }
     }
 

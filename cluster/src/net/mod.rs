@@ -130,6 +130,12 @@ pub trait Handler: Send + Sync + 'static {
     /// error is sent to it. Asked again for open streams whenever this node's own claims change.
     fn accept(&self, hello: &Hello) -> Result<(), String>;
 
+    /// Whether this start of a node may talk to this one, whoever called: one with an older copy of its disk may not, as it lacks
+    /// what it once acknowledged.
+    fn judge_start(&self, _hello: &Hello) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Takes the messages of a link. The stream ends with the future.
     fn link(&self, from: PeerIdentity, link: InboundLink) -> BoxFuture<'static, ()>;
 

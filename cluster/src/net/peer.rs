@@ -99,6 +99,18 @@ impl Peer {
         });
     }
 
+    /// What a start older than the newest one known lacks, it once acknowledged: consensus must not speak to it.
+    pub(super) fn judge_start(&self, theirs: &Hello) -> Result<(), String> {
+        let newest = self.address.borrow().0;
+        if theirs.incarnation >= newest {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} ({:?}) comes as its start {}, and start {newest} of it is known: its disk is an older copy",
+            self.id, theirs.name, theirs.incarnation
+        ))
+    }
+
     pub(super) fn address(&self) -> String {
         self.address.borrow().1.clone()
     }
@@ -205,14 +217,9 @@ impl Peer {
             .into_inner();
         let (theirs, first) = first_answer(&mut answers).await?;
         identity::check_callee(&ours, &theirs, self.id).map_err(Failure::Refused)?;
-        let newest = self.address.borrow().0;
-        if theirs.incarnation < newest {
-            // What it lacks it once acknowledged: consensus must not speak to it.
-            return Err(Failure::Refused(format!(
-                "node {} ({:?}) comes as its start {}, and start {newest} of it is known: its disk is an older copy",
-                self.id, theirs.name, theirs.incarnation
-            )));
-        }
+        let judged = self.judge_start(&theirs);
+        let judged = judged.and_then(|()| shared.handler.judge_start(&theirs));
+        judged.map_err(Failure::Refused)?;
         let peer = PeerIdentity::from(theirs);
         let session = Arc::new(Session::new(peer, queue, shared.config.calls_max));
         Ok(Established {

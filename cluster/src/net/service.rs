@@ -193,6 +193,9 @@ impl Node for Service {
 
 fn admit(shared: &Shared, theirs: &Hello) -> Result<(), String> {
     identity::check_caller(&shared.identity.hello(), theirs)?;
+    let known = shared.peers.read().get(&NodeId(theirs.node_id)).cloned();
+    known.map_or(Ok(()), |peer| peer.judge_start(theirs))?;
+    shared.handler.judge_start(theirs)?;
     shared.handler.accept(theirs)
 }
 

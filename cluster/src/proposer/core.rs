@@ -33,7 +33,18 @@ pub enum Outcome<T> {
     /// This incarnation may propose no more: it is Down or superseded.
     Stale,
     /// The group refuses this node.
-    Refused(String),
+    Refused(Refusal),
+}
+
+/// Why a group takes nothing of a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As it is now.
+    #[error("{0}")]
+    Now(String),
+    /// Its identity is void.
+    #[error("{0}")]
+    ForEver(String),
 }
 
 /// The proposer of one node for one group.
@@ -89,7 +100,8 @@ impl<T> Core<T> {
                 Outcome::Nothing
             }
             Some(batch_reply::Result::Stale(_)) => Outcome::Stale,
-            Some(batch_reply::Result::Refused(why)) => Outcome::Refused(why),
+            Some(batch_reply::Result::Refused(why)) => Outcome::Refused(Refusal::Now(why)),
+            Some(batch_reply::Result::Banned(why)) => Outcome::Refused(Refusal::ForEver(why)),
             None => {
                 self.handle_lost(sequence);
                 Outcome::Nothing

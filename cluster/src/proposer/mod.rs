@@ -4,6 +4,6 @@ mod core;
 mod queue;
 mod service;
 
-pub use self::core::{Core, Outcome, Waiting};
+pub use self::core::{Core, Outcome, Refusal, Waiting};
 pub use self::queue::Pending;
 pub use self::service::{Proposer, Reply, Route};

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::core::{Core, Outcome, Waiting};
+use super::core::{Core, Outcome, Refusal, Waiting};
 use super::queue::{Pending, Queue, Ticket};
 use crate::handle::Refused;
 use crate::id::NodeRef;
@@ -27,7 +27,7 @@ pub trait Route: Send + Sync + 'static {
     /// None = no answer: no leader known, not reachable, or it lost its office under way.
     fn send(&self, batch: Batch) -> BoxFuture<'static, Option<BatchReply>>;
     /// The group takes nothing more from this incarnation.
-    fn ended(&self, refusal: Option<String>);
+    fn ended(&self, refusal: Option<Refusal>);
 }
 
 /// Proposes for one node to one group. Cheap to clone.
@@ -208,7 +208,7 @@ mod tests {
             Box::pin(async move { (call % 5 != 4).then_some(reply) })
         }
 
-        fn ended(&self, _refusal: Option<String>) {}
+        fn ended(&self, _refusal: Option<Refusal>) {}
     }
 
     #[tokio::test(start_paused = true)]
@@ -252,7 +252,7 @@ mod tests {
                 };
                 Box::pin(async { Some(reply) })
             }
-            fn ended(&self, _: Option<String>) {}
+            fn ended(&self, _: Option<Refusal>) {}
         }
         let log = Arc::new(Mutex::new(Vec::new()));
         let node = NodeRef {
@@ -289,7 +289,7 @@ mod tests {
         fn send(&self, _: Batch) -> BoxFuture<'static, Option<BatchReply>> {
             Box::pin(futures::future::pending())
         }
-        fn ended(&self, _: Option<String>) {}
+        fn ended(&self, _: Option<Refusal>) {}
     }
 
     #[tokio::test]

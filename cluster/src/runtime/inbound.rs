@@ -44,6 +44,13 @@ impl Handler for Inbound {
         node.accept(hello)
     }
 
+    fn judge_start(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
+        match self.node.get() {
+            Some(node) => node.judge_start(hello),
+            None => Ok(()),
+        }
+    }
+
     fn handle(
         &self,
         from: &PeerIdentity,
@@ -276,16 +283,6 @@ impl Node {
         }
     }
 
-    /// Whether this node's replica knows that a node is no member any more, or of a later start of it: an older copy of its disk.
-    fn is_gone(&self, hello: &flotte_proto::Hello) -> bool {
-        let id = NodeId(hello.node_id);
-        let meta = self.meta.read();
-        let member = meta.members().get(&id);
-        let is_ours = hello.cluster_id == self.identity.cluster_id();
-        meta.is_banned(id)
-            || is_ours && member.is_some_and(|member| member.incarnation > hello.incarnation)
-    }
-
     /// Grants this node's bootstrap; on disk before it is answered.
     pub(super) fn grant(&self, asked: Grant, expect: u32) -> Result<(), String> {
         if self.identity.cluster_id() != 0 {
@@ -306,32 +303,5 @@ impl Node {
             self.die(Death::Disk(e.to_string()));
             e.to_string()
         })
-    }
-
-    async fn let_join(&self, hello: &flotte_proto::Hello) -> Result<(), String> {
-        let id = NodeId(hello.node_id);
-        if self.meta.read().members().contains_key(&id) {
-            return Ok(());
-        }
-        if self.meta_group.status().leader != Some(self.id) {
-            return Err("this node does not lead".into());
-        }
-        let life = self.life().ok_or("this node is not up")?;
-        let join = flotte_proto::Join {
-            node_id: id.0,
-            name: hello.name.clone(),
-            advertise: hello.advertise.clone(),
-            feature_level: hello.feature_level,
-        };
-        let (_, reply) = life
-            .propose_meta(flotte_proto::meta_command::Command::Join(join))
-            .await
-            .map_err(|e| e.to_string())?;
-        if reply.is_empty() {
-            return Ok(());
-        }
-        let refused: flotte_proto::RefusedReply =
-            prost::Message::decode(reply).map_err(|e| e.to_string())?;
-        Err(refused.reason)
     }
 }

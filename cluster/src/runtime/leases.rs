@@ -223,7 +223,7 @@ impl KeeperService {
 
     fn take_members(&mut self) {
         let meta = self.meta.read();
-        let up: Vec<NodeRef> = meta.up_nodes().collect();
+        let up = meta.served();
         let index = meta.index();
         let expelled = meta.members().iter().filter(|(_, member)| member.expelled);
         let expelled: Vec<NodeId> = expelled.map(|(id, _)| *id).collect();

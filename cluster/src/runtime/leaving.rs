@@ -10,6 +10,7 @@ use prost::Message;
 use tracing::{info, warn};
 
 use super::node::Node;
+use crate::config::barrier_max;
 use crate::id::NodeId;
 use crate::membership::{holds_nothing, needed_by};
 
@@ -25,6 +26,11 @@ pub enum LeaveError {
     /// It would leave nobody behind.
     #[error("`{0}` is the last member: there is nobody to leave its sessions to")]
     Last(String),
+    /// It would not see its own end.
+    #[error(
+        "`{0}` is the node that was asked, and cannot say when it is gone: ask another node to remove it"
+    )]
+    Itself(String),
     /// It cannot do its part.
     #[error(
         "`{0}` is down and cannot hand over what it holds: start it, or remove it with --force"
@@ -38,6 +44,14 @@ pub enum LeaveError {
         /// Which group, in words.
         why: String,
     },
+    /// The cluster, which knows more than the node that was asked, refuses it.
+    #[error("`{name}` cannot be asked to leave now: {why}")]
+    Refused {
+        /// The member.
+        name: String,
+        /// Why, in words.
+        why: String,
+    },
     /// No quorum, or it took too long. It may have been asked to leave nevertheless.
     #[error("the cluster did not answer in time; ask again")]
     NoAnswer,
@@ -48,7 +62,12 @@ impl Node {
     /// move. With `force` it goes at once, up or down, and this resolves when it is gone.
     pub(crate) async fn leave(&self, name: &str, force: bool) -> Result<(), LeaveError> {
         let id = self.judge_leave(name, force)?;
-        self.mark(id, false, force).await?;
+        let leaving = Leaving {
+            node_id: id.0,
+            stays: false,
+            expel: force,
+        };
+        self.mark(name, leaving).await?;
         if !force {
             return Ok(());
         }
@@ -61,7 +80,10 @@ impl Node {
             }
         };
         // It is declared down after T, and forgotten then.
-        let limit = self.config.barrier_max() + self.config.node_down_after;
+        let longest = self.meta.read().longest_down_after_ms();
+        let longest = Duration::from_millis(longest.into());
+        let t = self.config.node_down_after.max(longest);
+        let limit = barrier_max(t) + t;
         let gone = tokio::time::timeout(limit, gone).await;
         gone.map_err(|_| LeaveError::NoAnswer)
     }
@@ -69,7 +91,12 @@ impl Node {
     /// Has a member that is leaving stay after all.
     pub(crate) async fn stay(&self, name: &str) -> Result<(), LeaveError> {
         let (id, _) = self.member(name)?;
-        self.mark(id, true, false).await
+        let stays = Leaving {
+            node_id: id.0,
+            stays: true,
+            expel: false,
+        };
+        self.mark(name, stays).await
     }
 
     fn member(&self, name: &str) -> Result<(NodeId, Member), LeaveError> {
@@ -91,6 +118,9 @@ impl Node {
             let is_there = member.up.then_some(id);
             return is_there.ok_or_else(|| LeaveError::Down(name.to_owned()));
         }
+        if id == self.id {
+            return Err(LeaveError::Itself(name.to_owned()));
+        }
         let voters = self.meta_group.status().voters.iter().copied().collect();
         match needed_by(id, meta.members(), &voters, meta.placement()) {
             None => Ok(id),
@@ -101,19 +131,20 @@ impl Node {
         }
     }
 
-    async fn mark(&self, id: NodeId, stays: bool, expel: bool) -> Result<(), LeaveError> {
+    async fn mark(&self, name: &str, leaving: Leaving) -> Result<(), LeaveError> {
         let life = self.life().ok_or(LeaveError::NoAnswer)?;
-        let leaving = Leaving {
-            node_id: id.0,
-            stays,
-            expel,
-        };
         let asked = life.propose_meta(meta_command::Command::Leaving(leaving));
         let asked = tokio::time::timeout(self.config.barrier_max(), asked).await;
-        match asked {
-            // Or refused: it was a member a moment ago, and is none now.
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(LeaveError::NoAnswer),
+        let Ok(Ok((_, reply))) = asked else {
+            return Err(LeaveError::NoAnswer);
+        };
+        // This node's replica may not know yet what others were asked for a moment ago.
+        match RefusedReply::decode(reply) {
+            Ok(refused) if !refused.reason.is_empty() => Err(LeaveError::Refused {
+                name: name.to_owned(),
+                why: refused.reason,
+            }),
+            _ => Ok(()),
         }
     }
 

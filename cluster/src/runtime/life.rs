@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::barriers::Barriers;
 use super::kicks::Kicks;
@@ -27,7 +26,7 @@ use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::{Leader, refusal};
 use crate::link::{Keeps, Receiver};
 use crate::meta::MetaMachine;
-use crate::proposer::{Pending, Proposer, Reply, Route};
+use crate::proposer::{Pending, Proposer, Refusal, Reply, Route};
 use crate::raft::Death;
 
 /// How long a proposal may take before it counts as lost and is sent again.
@@ -223,10 +222,11 @@ impl Route for ToLeader {
         })
     }
 
-    fn ended(&self, refusal: Option<String>) {
-        if let Some(why) = refusal {
-            error!(group = %self.group, %why, "the cluster refuses this node");
-            self.node.die(Death::Refused(why));
+    fn ended(&self, refusal: Option<Refusal>) {
+        match refusal {
+            Some(Refusal::ForEver(why)) => self.node.die_banned(why),
+            Some(Refusal::Now(why)) => self.node.die(Death::Refused(why)),
+            None => {}
         }
         self.life.cancel();
     }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::asking::BANNED;
 use super::barriers::Barriers;
 use super::kicks::Kicks;
 use super::leases::{Condemned, RenewerTask};
@@ -19,12 +20,15 @@ use super::node::Node;
 use super::reads::Reads;
 use super::retaining::Retaining;
 use super::sessions::Duties;
+use crate::beat;
 use crate::handle::Refused;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::link::Receiver;
 use crate::proposer::Proposer;
 use crate::raft::Death;
 
+/// How often a node looks whether it has a lease, and asks others whether it is a member where it has had none for as long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a node that could not come Up tries again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -48,8 +52,7 @@ impl Node {
         }
         // A leader may be there before the cluster is founded: an Up before that would be one of a stranger.
         if self.founded_without_it().await {
-            let why = "it was removed, another node took its name, or its disk is an older copy";
-            return self.die(Death::Refused(why.into()));
+            return self.die_banned(BANNED);
         }
         // The first was drawn at the start of the process: those who hear it know the newest address by it.
         let mut incarnation = self.identity.incarnation();
@@ -59,9 +62,16 @@ impl Node {
                 incarnation,
             };
             let shutdown = self.shutdown.child_token();
-            self.reach_all().await;
-            self.progress("coming up: waiting for a quorum of the meta group");
-            match self.begin(me, shutdown.clone()).await {
+            let begun = async {
+                self.reach_all().await;
+                self.progress("coming up: waiting for a quorum of the meta group");
+                self.begin(me, shutdown.clone()).await
+            };
+            let begun = tokio::select! {
+                begun = begun => begun,
+                () = self.outcast() => return self.die_banned(BANNED),
+            };
+            match begun {
                 Ok((life, lowest)) => self.serve(life, lowest).await,
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
@@ -74,6 +84,20 @@ impl Node {
                 Err(e) => return self.die(Death::Disk(e.to_string())),
             };
             self.identity.set_incarnation(incarnation);
+        }
+    }
+
+    /// Resolves once others say that this node is no member any more, which nobody would tell it by the log: they are asked
+    /// while it has no lease.
+    async fn outcast(&self) {
+        let mut look = beat::interval(LOOK_EVERY);
+        let mut unleased = 0;
+        loop {
+            look.tick().await;
+            unleased = if self.lease.held() { 0 } else { unleased + 1 };
+            if unleased > 1 && self.is_banned().await {
+                return;
+            }
         }
     }
 
@@ -136,6 +160,8 @@ impl Node {
             draining: self.is_draining(),
             endpoints: self.config.endpoints.clone(),
             feature_level: self.config.feature_level.number(),
+            process: self.identity.process(),
+            down_after_ms: self.config.down_after_ms(),
         };
         let up = flotte_proto::MetaCommand {
             command: Some(meta_command::Command::Up(up)),
@@ -209,6 +235,7 @@ impl Node {
             () = renewer.run() => {}
             () = life.shutdown.cancelled() => {}
             () = self.superseded(&life) => {}
+            () = self.outcast() => self.die_banned(BANNED),
         }
         self.lease.give_up();
         *self.life.write() = None;
@@ -242,13 +269,14 @@ impl Node {
         let (node, life) = (Arc::clone(self), Arc::clone(life));
         tokio::spawn(async move {
             let mut membership = node.meta.membership();
-            let mut running = std::collections::BTreeSet::new();
+            let mut running = BTreeMap::new();
             loop {
                 membership.borrow_and_update();
                 let held = node.groups.read().clone();
-                running.retain(|group| held.contains_key(group));
+                let tokens = held.iter().map(|(group, replica)| (*group, replica.token));
+                let came = newcomers(&mut running, tokens.collect());
                 for (group, replica) in held {
-                    if running.insert(group) {
+                    if came.contains(&group) {
                         let (node, life) = (Arc::clone(&node), Arc::clone(&life));
                         let shutdown = life.shutdown.clone();
                         tokio::spawn(
@@ -268,5 +296,37 @@ impl Node {
                 }
             }
         })
+    }
+}
+
+/// The groups whose replica is not the one that was there at the last look: it came, or it went and came back meanwhile.
+fn newcomers(
+    running: &mut BTreeMap<GroupId, u64>,
+    held: BTreeMap<GroupId, u64>,
+) -> BTreeSet<GroupId> {
+    let is_new = |(group, token): &(&GroupId, &u64)| running.get(group) != Some(*token);
+    let came = held.iter().filter(is_new).map(|(group, _)| *group);
+    let came = came.collect();
+    *running = held;
+    came
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_goes_and_comes_back_between_two_looks_is_a_new_one() {
+        let mut running = BTreeMap::new();
+        let mut look = |held: &[(u32, u64)]| {
+            let held = held.iter().map(|(group, token)| (GroupId(*group), *token));
+            let came = newcomers(&mut running, held.collect());
+            came.into_iter().map(|group| group.0).collect::<Vec<_>>()
+        };
+        assert_eq!(look(&[(1, 10), (2, 11)]), [1, 2]);
+        assert_eq!(look(&[(1, 10), (2, 11)]), Vec::<u32>::new());
+        assert_eq!(look(&[(1, 12), (2, 11)]), [1], "it was away");
+        assert_eq!(look(&[(2, 11)]), Vec::<u32>::new());
+        assert_eq!(look(&[(1, 13), (2, 11)]), [1]);
     }
 }

@@ -1,6 +1,7 @@
 //! Runs the cores: tasks, timers and calls around them. Everything here is IO and order; what is decided is decided in
 //! the cores.
 
+mod asking;
 mod barriers;
 mod catching_up;
 mod discovery;

@@ -8,6 +8,7 @@ use flotte_proto::{Member, ProbeRequest};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::discovery::Discovery;
 use super::draining::Drains;
@@ -33,6 +34,8 @@ pub struct Replica {
     pub(super) leader: Leader,
     /// Cancelled when this node is to hold it no longer.
     pub(super) stop: CancellationToken,
+    /// Its own: that of the next one of the same group is another.
+    pub(super) token: u64,
 }
 
 /// One node's part in the cluster.
@@ -198,6 +201,20 @@ impl Node {
     pub(crate) fn die(&self, death: Death) {
         self.lease.retire();
         self.host.fatal.raise(death);
+    }
+
+    /// This node is no member any more, and never will be again: its data directory starts no node from now on, as each start
+    /// would draw a higher number and might be taken for a newer one in the end.
+    pub(super) fn die_banned(&self, why: impl Into<String>) {
+        if self.leaving.is_cancelled() {
+            // It is on its way out: what it still proposes behind its last word is refused, too.
+            return;
+        }
+        let why = why.into();
+        if let Err(error) = self.store.set_refused(&why) {
+            warn!(%error, "it is not written down here that the cluster refuses this node");
+        }
+        self.die(Death::Refused(why));
     }
 
     pub(crate) async fn fatal(&self) -> Death {

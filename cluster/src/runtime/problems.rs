@@ -38,6 +38,7 @@ impl View<'_> {
         self.other_nodes(&mut problems);
         self.lags(&mut problems);
         self.departures(&mut problems);
+        self.times(&mut problems);
         if self.nodes.len() == 2 {
             problems.push("two nodes tolerate no failure: add a third".into());
         }
@@ -180,6 +181,21 @@ impl View<'_> {
         }
     }
 
+    /// Nodes with another T than this one: the longer one of a node and of the leader counts, so that nothing but time is lost.
+    fn times(&self, problems: &mut Vec<String>) {
+        let mine = self.nodes.iter().find(|node| node.id == self.me);
+        let Some(mine) = mine.map(|me| me.down_after_ms).filter(|ms| *ms > 0) else {
+            return;
+        };
+        let others = self.nodes.iter().filter(|node| node.down_after_ms > 0);
+        for node in others.filter(|node| node.down_after_ms != mine) {
+            problems.push(format!(
+                "node {} has `cluster.node_down_after_ms` = {}, this one {mine}: it should be the same on all nodes",
+                node.name, node.down_after_ms
+            ));
+        }
+    }
+
     fn departures(&self, problems: &mut Vec<String>) {
         for node in self.nodes {
             let name = &node.name;
@@ -280,6 +296,7 @@ mod tests {
             voter: true,
             connected: true,
             feature_level: crate::level::FeatureLevel::KNOWN,
+            down_after_ms: 2_000,
         }
     }
 
@@ -336,6 +353,16 @@ mod tests {
     #[test]
     fn a_whole_cluster_has_no_problems() {
         assert_eq!(known().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn nodes_with_another_t_are_named() {
+        let mut known = known();
+        known.nodes[0].down_after_ms = 5_000;
+        known.nodes[1].down_after_ms = 0;
+        let said = known.problems().join("; ");
+        let words = "node n1 has `cluster.node_down_after_ms` = 5000, this one 2000: it should";
+        assert!(said.starts_with(words) && !said.contains("n2"), "{said}");
     }
 
     #[test]

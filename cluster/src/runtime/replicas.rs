@@ -175,6 +175,7 @@ impl Node {
             machine,
             leader,
             stop,
+            token: rand::random(),
         };
         self.groups.write().insert(id, replica);
         // Whoever watches for new groups looks again.

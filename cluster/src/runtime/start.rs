@@ -29,7 +29,7 @@ use crate::leader::{Leader, wall_ms};
 use crate::lease::Lease;
 use crate::membership::{Bootstrap, Grant, Probed, Step, place, voter_count};
 use crate::meta::MetaMachine;
-use crate::net::{Claims, Identity, NameError, Names, NetConfig, NetError, Network, check};
+use crate::net::{Claims, Identity, NameError, Names, NetConfig, NetError, Network};
 use crate::proposer::Route;
 use crate::raft::{
     Death, FatalSignal, Group, GroupConfig, Host, NodeInfo, SnapshotError, SnapshotStore,
@@ -37,7 +37,7 @@ use crate::raft::{
 use crate::store::{Store, StoreError};
 
 /// Pause between rounds of probes.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
+pub(super) const PROBE_EVERY: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a node does not start.
@@ -151,7 +151,8 @@ async fn open_network(
         incarnation: store.next_incarnation()?,
     };
     let identity = Identity::new(store.node_id()?, &config.node_name, &advertise, claims);
-    let identity = Arc::new(identity.knowing(config.feature_level));
+    let identity = identity.knowing(config.feature_level);
+    let identity = Arc::new(identity.of_process(rand::random_range(1..=u64::MAX)));
     let network = Network::start(
         NetConfig {
             names: names.clone(),
@@ -201,7 +202,7 @@ impl Node {
     }
 
     /// Asks every address to be found by, this node's own among them perhaps.
-    async fn probe_all(&self, ask: probe_request::Ask) -> Vec<(String, ProbeResponse)> {
+    pub(super) async fn probe_all(&self, ask: probe_request::Ask) -> Vec<(String, ProbeResponse)> {
         let request = ProbeRequest {
             ask: ask.into(),
             ..self.introduction()
@@ -433,53 +434,9 @@ impl Node {
         self.ask_to_join().await;
         Ok(())
     }
-
-    /// Asks until this node's own replica says that it is a member.
-    pub(super) async fn ask_to_join(&self) {
-        let mut refusals = BTreeSet::new();
-        while !self.meta.read().members().contains_key(&self.id) {
-            for (address, response) in self.probe_all(probe_request::Ask::Join).await {
-                self.take_addresses(response.members.iter());
-                if let Some(hello) = other(&response.hello, self.id) {
-                    self.network
-                        .set_peer(NodeId(hello.node_id), &address, hello.incarnation);
-                }
-                if !response.refused.is_empty() && refusals.insert(response.refused.clone()) {
-                    info!(%address, why = %response.refused, "not joined there");
-                }
-            }
-            tokio::time::sleep(PROBE_EVERY).await;
-        }
-    }
-
-    /// Whether a node of this one's cluster says that it is no member any more.
-    pub(super) async fn is_banned(&self) -> bool {
-        let ours = self.identity.cluster_id();
-        let answers = self.probe_all(probe_request::Ask::Nothing).await;
-        let says_so = |response: &ProbeResponse| {
-            let hello = other(&response.hello, self.id);
-            response.banned && hello.is_some_and(|hello| hello.cluster_id == ours)
-        };
-        answers.iter().any(|(_, response)| says_so(response))
-    }
-
-    /// Where the addresses of all nodes changed, those to be found by still answer. Nodes of other clusters among them are named.
-    pub(super) async fn find_again(&self) {
-        for (address, response) in self.probe_all(probe_request::Ask::Nothing).await {
-            let Some(hello) = other(&response.hello, self.id) else {
-                continue;
-            };
-            if let Err(why) = check(&self.identity.hello(), hello) {
-                self.discovery.complain(format!("at {address}: {why}"));
-            } else if hello.cluster_id != 0 {
-                self.network
-                    .set_peer(NodeId(hello.node_id), &address, hello.incarnation);
-            }
-        }
-    }
 }
 
-fn other(hello: &Option<Hello>, me: NodeId) -> Option<&Hello> {
+pub(super) fn other(hello: &Option<Hello>, me: NodeId) -> Option<&Hello> {
     hello
         .as_ref()
         .filter(|hello| hello.node_id != 0 && hello.node_id != me.0)

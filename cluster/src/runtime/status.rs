@@ -53,6 +53,8 @@ pub struct NodeStatus {
     pub connected: bool,
     /// The highest feature level that it knows.
     pub feature_level: FeatureLevel,
+    /// Its T in ms, as it said when it last came up; 0 = not yet.
+    pub down_after_ms: u32,
 }
 
 /// One group as this node's replica sees it.
@@ -140,6 +142,7 @@ impl Node {
                 voter: meta_status.voters.contains(id),
                 connected: *id == self.id || self.network.connected(*id),
                 feature_level: FeatureLevel::said(member.feature_level),
+                down_after_ms: member.down_after_ms,
             };
             let mut nodes: Vec<NodeStatus> = meta.members().iter().map(node).collect();
             nodes.sort_by(|one, other| one.name.cmp(&other.name));

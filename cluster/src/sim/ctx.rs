@@ -12,7 +12,7 @@ use super::oracle::Oracle;
 use super::rng::Rng;
 use crate::id::{GroupId, NodeId};
 
-/// T.
+/// T, but where an operator has given it to some nodes and not to the others yet.
 pub const T: u64 = 2_000 * MS;
 
 /// A safety that the wiring of the simulation leaves out, to see that the oracle finds what follows.
@@ -38,6 +38,8 @@ pub enum Broken {
     Survey,
     /// An Open displaces whatever its client has by the time it is committed.
     Displaces,
+    /// A leader goes by its own T alone.
+    OwnT,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,8 @@ pub struct Machine {
     pub wall_offset_ms: i64,
     /// The feature level that its version knows.
     pub level: u32,
+    /// Its configuration has T so many times.
+    pub t_times: u64,
     /// Entries are applied so much later.
     pub apply_delay: u64,
     /// Counts the processes; inputs of earlier ones are dropped.
@@ -106,6 +110,7 @@ impl Machine {
             boot_offset: rng.below(1_000_000 * MS),
             boot_ppm: rng.below(20_000) as i64 - 10_000,
             level: 1,
+            t_times: 1,
             ..Machine::default()
         }
     }
@@ -248,6 +253,11 @@ impl Ctx {
     /// A monotonic clock of a node, as the type that cores take.
     pub fn instant(&self, node: usize) -> Instant {
         self.base + Duration::from_nanos(self.machines[node].boot_ns(self.now))
+    }
+
+    /// T of a node.
+    pub fn t_ns(&self, node: usize) -> u64 {
+        T * self.machines[node].t_times
     }
 
     pub fn boot_ns(&self, node: usize) -> u64 {

@@ -95,8 +95,11 @@ impl World {
         if self.processes[node].is_none() {
             // Some come back as a newer version.
             let newer = u32::from(self.ctx.rng.percent(30));
+            // With a T that was changed in the configuration meanwhile.
+            let t_times = 1 + u64::from(self.ctx.rng.percent(25));
             let machine = &mut self.ctx.machines[node];
             machine.level = (machine.level + newer).min(LEVEL_MAX);
+            machine.t_times = t_times;
             machine.running = true;
             let level = machine.level;
             self.ctx

@@ -9,7 +9,7 @@ use flotte_proto::session_command::Command as Session;
 use flotte_proto::{Batch, Down, EntryReply, GroupEntry, WillDone, WillKey, propose_response};
 use prost::Message as _;
 
-use super::ctx::{Broken, Ctx, T};
+use super::ctx::{Broken, Ctx};
 use super::life::Ticket;
 use super::message::{Input, Kick, Message, Proposed, Reader, Renewed};
 use super::net::MS;
@@ -187,14 +187,17 @@ impl Process {
     }
 
     pub fn take_members(&mut self, ctx: &Ctx) {
-        let up: Vec<NodeRef> = self.meta().up_nodes().collect();
+        let mut up = self.meta().served();
+        if ctx.broken == Some(Broken::OwnT) {
+            up.iter_mut().for_each(|up| up.down_after_ns = 0);
+        }
         let index = self.meta().index();
         self.keeper
             .handle_members(&up, index, ctx.boot_ns(self.idx));
     }
 
     pub fn keeper_tick(&mut self, ctx: &mut Ctx) {
-        ctx.input(self.idx, T / 20, Input::KeeperTick);
+        ctx.input(self.idx, ctx.t_ns(self.idx) / 20, Input::KeeperTick);
         let down = self.keeper.handle_tick(ctx.boot_ns(self.idx));
         for node in down {
             let (Some(me), Some(term)) = (self.me(), self.led) else {

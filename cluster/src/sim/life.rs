@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotte_proto::{Up, meta_command};
 
-use super::ctx::{Broken, Ctx, T, id_of};
+use super::ctx::{Broken, Ctx, id_of};
 use super::links::{Frame, LinkOut, Placing};
 use super::message::{Input, Kick, Message, Renewed};
 use super::net::MS;
@@ -97,13 +97,13 @@ pub struct Life {
 }
 
 impl Life {
-    fn new(me: NodeRef) -> Life {
+    fn new(me: NodeRef, t_ns: u64) -> Life {
         Life {
             me,
             up: false,
             up_index: 0,
             proposers: BTreeMap::from([(GroupId::META, Proposer::new(me))]),
-            renewer: Renewer::new(T),
+            renewer: Renewer::new(t_ns),
             barrier: Barrier::new(me),
             kicks: BTreeMap::new(),
             after_meta: Vec::new(),
@@ -150,10 +150,11 @@ impl Process {
             incarnation: disk.incarnation,
         };
         ctx.note(|| format!("{me} wants to come up"));
-        self.life = Some(Life::new(me));
+        self.life = Some(Life::new(me, ctx.t_ns(self.idx)));
         let up = Up {
             name: format!("n{}", self.idx),
             feature_level: ctx.machines[self.idx].level,
+            down_after_ms: u32::try_from(ctx.t_ns(self.idx) / MS).unwrap_or(u32::MAX),
             ..Up::default()
         };
         self.propose_meta(ctx, meta_command::Command::Up(up), Ticket::Up);
@@ -226,7 +227,8 @@ impl Process {
     }
 
     pub fn renew_tick(&mut self, ctx: &mut Ctx) {
-        ctx.input(self.idx, T / 8, Input::RenewTick);
+        let t_ns = ctx.t_ns(self.idx);
+        ctx.input(self.idx, t_ns / 8, Input::RenewTick);
         let (Some(node), Some(leader)) = (self.me(), ctx.belief(GroupId::META, self.idx).leader)
         else {
             return;
@@ -239,7 +241,7 @@ impl Process {
             incarnation: node.incarnation,
             sent_ns: ctx.boot_ns(self.idx),
         };
-        self.call(ctx, (leader, T), call, |call| Message::Renew {
+        self.call(ctx, (leader, t_ns), call, |call| Message::Renew {
             call,
             node,
             applied,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::ctx::{Broken, Ctx, T, id_of};
+use super::ctx::{Broken, Ctx, id_of};
 use super::leading::{Duty, Leading};
 use super::life::{Call, Life};
 use super::message::{Input, Message};
@@ -63,8 +63,8 @@ pub struct Process {
 impl Process {
     pub fn start(ctx: &mut Ctx, idx: usize) -> Process {
         let timing = Timing {
-            down_after_ns: T,
-            stall_ns: T / 4,
+            down_after_ns: ctx.t_ns(idx),
+            stall_ns: ctx.t_ns(idx) / 4,
         };
         let mut process = Process {
             idx,

@@ -11,7 +11,7 @@ use super::model::Problem;
 use crate::cli::{Exit, Failure};
 
 /// How long the node has for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -110,9 +110,22 @@ impl Api {
 
     /// `POST /api/v1{path}` with a JSON document.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CtlError> {
+        self.post_within(path, body, ANSWER_TIMEOUT)
+    }
+
+    /// The same, of what takes so long.
+    pub fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<T, CtlError> {
         let mut request = self
             .agent
             .post(self.url_of(path))
+            .config()
+            .timeout_global(Some(limit))
+            .build()
             .content_type("application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);

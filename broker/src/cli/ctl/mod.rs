@@ -8,6 +8,7 @@ mod show;
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 pub use http::CtlError;
-use http::{Api, path_segment};
+use http::{ANSWER_TIMEOUT, Api, path_segment};
 use model::{Client, Drain, Leave, LogLevel, Node, Page, Reload, Retained, Routes, Status};
 
 use super::Exit;
@@ -248,6 +249,13 @@ impl Arguments {
     }
 }
 
+/// How long a removal by force may take: twice a barrier (2 T and an election), and T until the lease of the node is over; T is the
+/// longest of all members.
+fn removal_max(status: &Status) -> Duration {
+    let longest = status.nodes.iter().map(|node| node.down_after_ms).max();
+    ANSWER_TIMEOUT + Duration::from_millis(longest.unwrap_or(0).into()) * 5
+}
+
 fn leave(
     api: &Api,
     json: bool,
@@ -261,7 +269,11 @@ fn leave(
         force: is_forced,
         stay,
     };
-    let answer: Value = api.post("/cluster/leave", &json!(asked))?;
+    let limit = match is_forced {
+        true => removal_max(&api.get::<Status>("/status", &[])?),
+        false => ANSWER_TIMEOUT,
+    };
+    let answer: Value = api.post_within("/cluster/leave", &json!(asked), limit)?;
     let who = asked.node.as_deref().unwrap_or("the node");
     let text = match (json, is_forced, stay) {
         (true, ..) => pretty(&answer),

@@ -65,6 +65,9 @@ pub struct Node {
     /// The highest feature level that its version knows, as it said when it last came up.
     #[serde(default)]
     pub feature_level: u32,
+    /// Its `cluster.node_down_after_ms`, as it said when it last came up; 0 = not yet.
+    #[serde(default)]
+    pub down_after_ms: u32,
     /// Since when it is up or down, RFC 3339, UTC.
     #[serde(default)]
     pub since: Option<String>,

@@ -118,6 +118,33 @@ fn the_feature_level_is_shown_and_who_keeps_it_down() {
     assert!(status(3, [3, 3, 3]).contains("feature level  3\n"));
 }
 
+/// The node may wait for twice a barrier and T: 2(2T + 1.2 s) + T, by the longest T of all.
+#[test]
+fn a_removal_by_force_is_waited_for_as_long_as_it_may_take() {
+    let member = |name: &str, t_ms: u32| {
+        format!(
+            r#"{{"name":"{name}","id":"7","state":"up","incarnation":2,"address":"{name}:7883","leader":false,"voter":true,"down_after_ms":{t_ms}}}"#
+        )
+    };
+    let text = format!(
+        r#"{{"cluster_id":"c","node":{{"name":"n1","id":"7","incarnation":2,"version":"0.1.0","uptime_s":61}},
+        "state":"up","lease_ms_left":1200,"nodes":[{},{}],"groups":[],"clients":4,"feature_level":1}}"#,
+        member("n1", 2_000),
+        member("n2", 60_000)
+    );
+    let limit = super::removal_max(&serde_json::from_str(&text).unwrap());
+    assert!(limit.as_secs() >= 2 * (2 * 60 + 2) + 60, "{limit:?}");
+    let (url, served) = node(vec![("200 OK", text), ("200 OK", "{}".into())]);
+    let done = run(&url, "leave --force n2").unwrap();
+    assert_eq!(done, Exit::Done);
+    let asked = served.join().unwrap();
+    assert!(asked[0].starts_with("GET /api/v1/status"), "{asked:?}");
+    assert!(
+        asked[1].starts_with("POST /api/v1/cluster/leave"),
+        "{asked:?}"
+    );
+}
+
 #[test]
 fn a_node_that_joins_is_waited_for() {
     let status = |cluster: &str, state: &str| {
