@@ -17,11 +17,13 @@ mod living;
 mod node;
 mod problems;
 mod reads;
+mod relay;
 mod replicas;
 pub(crate) mod retaining;
 mod sessions;
 mod start;
 mod status;
+mod telling;
 mod times;
 
 pub use joining::{JoinError, JoinPlan};

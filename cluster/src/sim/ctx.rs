@@ -38,6 +38,8 @@ pub enum Broken {
     Survey,
     /// An Open displaces whatever its client has by the time it is committed.
     Displaces,
+    /// Former homes are told by the node that opened the client, and by nobody else.
+    Untold,
 }
 
 #[derive(Debug)]

@@ -154,5 +154,6 @@ finds! {
     finds_leases_that_no_quorum_confirmed: ReadIndex by "P7" | "P3";
     finds_leaders_that_go_by_their_own_clock: Survey by "state time";
     finds_opens_that_come_too_late: Displaces by "P4";
+    finds_former_homes_that_nobody_tells: Untold by "P4" | "liveness";
     finds_former_connections_that_go_on: Kicks by "P4" | "liveness";
 }
