@@ -10,7 +10,8 @@ use flotte_proto::GroupRecord;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::state::{Effects, Ended, GroupState};
+use super::state::{Effects, GroupState};
+use super::untold::Ended;
 use crate::id::{GroupId, NodeRef};
 use crate::raft::{Fatal, FrozenState, Machine, RestoreError};
 use crate::snapshot;
@@ -25,8 +26,8 @@ pub struct GroupMachine {
     time: Arc<StateTime>,
     /// That of the state, for readers that must not wait for its lock.
     last_epoch: AtomicU64,
-    /// Sessions that ended and whose homes were not told yet; the runtime takes them. Bounded by [`ENDED_MAX`]:
-    /// a home that is not told finds out at the client's next Open.
+    /// Sessions that ended since the runtime last looked, for the home if that is this node. Bounded by [`ENDED_MAX`]: the
+    /// leader tells all homes, by the state.
     ended: Mutex<Vec<Ended>>,
     /// Nodes with an Open since the runtime last looked; one entry for each start of a node at most.
     openers: Mutex<BTreeSet<NodeRef>>,
@@ -34,7 +35,7 @@ pub struct GroupMachine {
     work: Notify,
 }
 
-/// Most ended sessions that wait for their homes to be told.
+/// Most ended sessions that wait for the runtime.
 const ENDED_MAX: usize = 100_000;
 
 impl GroupMachine {

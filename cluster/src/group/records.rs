@@ -1,9 +1,12 @@
 //! The state of a session group as the records of a snapshot, and back.
 
-use flotte_proto::{ClientRecord, GroupHead, GroupRecord, OutboxRecord, group_record};
+use flotte_proto::{
+    ClientRecord, GroupHead, GroupRecord, OutboxRecord, UntoldRecord, group_record,
+};
 
 use super::outbox::{FiredWill, Held};
 use super::state::{Client, GroupState, node_ref, owner};
+use super::untold::Ended;
 
 impl GroupState {
     /// The whole state as records, for a snapshot.
@@ -35,6 +38,13 @@ impl GroupState {
                 will: Some(fired.will.clone()),
                 epoch: fired.held.map_or(0, |held| held.epoch),
                 held_until_ms: fired.held.map(|held| held.until_ms),
+            })
+        }));
+        records.extend(self.untold.iter().map(|(ended, since_ms)| {
+            R::Untold(UntoldRecord {
+                home: Some(owner(ended.home, ended.epoch)),
+                client: ended.client,
+                since_ms,
             })
         }));
         records
@@ -76,6 +86,15 @@ impl GroupState {
                 });
                 let client = o.client;
                 self.outbox.restore(o.key, FiredWill { client, will, held });
+            }
+            R::Untold(untold) => {
+                let home = untold.home.ok_or("a record of a home without it")?;
+                let ended = Ended {
+                    epoch: home.epoch,
+                    home: node_ref(home),
+                    client: untold.client,
+                };
+                self.untold.insert(ended, untold.since_ms);
             }
         }
         Ok(())

@@ -24,6 +24,7 @@ use flotte_proto::{
 use prost::Message;
 
 use super::outbox::{FiredWill, Held, Outbox};
+use super::untold::{Ended, Untold};
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::ledger::{Admission, Ledger};
 use crate::level::unknown_command;
@@ -58,17 +59,6 @@ impl Client {
     }
 }
 
-/// A session that ended, or went to another node, without its home having asked for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// Its client.
-    pub client: Bytes,
-    /// Its last epoch.
-    pub epoch: u64,
-    /// Who still holds it.
-    pub home: NodeRef,
-}
-
 /// What an entry changed that the runtime must act on.
 #[derive(Debug, Default, PartialEq)]
 pub struct Effects {
@@ -87,6 +77,7 @@ pub struct GroupState {
     /// When something is due for an offline client: (state time, client). Derived; at most one entry per client.
     timers: BTreeSet<(u64, Bytes)>,
     pub(super) outbox: Outbox,
+    pub(super) untold: Untold,
     pub(super) last_epoch: u64,
     pub(super) ledger: Ledger,
     pub(super) time_ms: u64,
@@ -162,11 +153,16 @@ impl GroupState {
     fn apply_command(&mut self, from: NodeRef, command: Command, effects: &mut Effects) -> Bytes {
         match command {
             Command::Open(open) => return self.open(from, open, effects).encode_to_vec().into(),
-            Command::Close(close) => self.close(close, effects),
+            Command::Close(close) => self.close(from.node, close, effects),
             Command::Offline(o) => self.offline(&o.client, o.epoch, effects),
             Command::FireWill(f) => self.fire_due_will(&f.client, f.epoch, effects),
             Command::WillDone(done) => self.outbox.remove(done.key),
             Command::End(end) => self.end_due(&end.client, end.epoch, effects),
+            Command::Told(t) => self.untold.heard(NodeId(t.node_id), &t.client, t.epoch),
+            Command::HomeGone(gone) => self.untold.gone(NodeRef {
+                node: NodeId(gone.node_id),
+                incarnation: gone.incarnation,
+            }),
         }
         Bytes::new()
     }
@@ -191,12 +187,8 @@ impl GroupState {
             if !reply.session_present {
                 reply.former_home = old.home.map(|node| owner(node, old.epoch));
             }
-            if let Some(home) = old.home.filter(|home| *home != from) {
-                effects.ended.push(Ended {
-                    client: open.client.clone(),
-                    epoch: old.epoch,
-                    home,
-                });
+            if let Some(home) = old.home.filter(|home| home.node != from.node) {
+                self.leave_behind(home, &open.client, old.epoch, effects);
             }
             // A will whose delay had not passed is dropped when its session goes on, or went down with its node while
             // the client is back in time; it fires when the client itself ended the session [MQTT-3.1.2-8].
@@ -227,7 +219,8 @@ impl GroupState {
         (elsewhere && held.epoch > open.displaces).then_some(held.epoch)
     }
 
-    fn close(&mut self, close: Close, effects: &mut Effects) {
+    fn close(&mut self, from: NodeId, close: Close, effects: &mut Effects) {
+        self.untold.heard(from, &close.client, close.epoch);
         let Some(client) = self.connected(&close.client, close.epoch) else {
             // The word of a former owner comes after the Open that took its client.
             let held = (close.client, close.epoch);
@@ -313,12 +306,20 @@ impl GroupState {
             self.fire(id.clone(), *will, None, effects);
         }
         if let Some(home) = client.home {
-            effects.ended.push(Ended {
-                client: id.clone(),
-                epoch,
-                home,
-            });
+            self.leave_behind(home, id, epoch, effects);
         }
+    }
+
+    /// A home still holds what is over: it is told until it has said so.
+    fn leave_behind(&mut self, home: NodeRef, id: &Bytes, epoch: u64, effects: &mut Effects) {
+        let client = id.clone();
+        let ended = Ended {
+            home,
+            client,
+            epoch,
+        };
+        self.untold.insert(ended.clone(), self.time_ms);
+        effects.ended.push(ended);
     }
 
     fn fire(&mut self, client: Bytes, will: Will, held: Option<Held>, effects: &mut Effects) {
@@ -390,6 +391,11 @@ impl GroupState {
         &self.outbox
     }
 
+    /// Former homes that have to be told.
+    pub fn untold(&self) -> &Untold {
+        &self.untold
+    }
+
     /// What is known of a client.
     pub fn client(&self, id: &[u8]) -> Option<&Client> {
         self.clients.get(id)
@@ -435,6 +441,7 @@ impl GroupState {
             assert!(self.clients.contains_key(id), "a timer without a client");
         }
         self.outbox.check_invariants();
+        self.untold.check_invariants(self.last_epoch);
     }
 }
 

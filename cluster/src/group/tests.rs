@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use flotte_proto::session_command::Command;
 use flotte_proto::{
-    Batch, BatchReply, Close, End, EntryReply, FireWill, GroupEntry, Offline, Open, OpenReply,
-    SessionCommand, Will, WillDone, batch_reply,
+    Batch, BatchReply, Close, End, EntryReply, FireWill, GroupEntry, HomeGone, Offline, Open,
+    OpenReply, SessionCommand, Told, Will, WillDone, batch_reply,
 };
 use prost::Message;
 
@@ -646,4 +646,116 @@ fn a_storm_of_opens_settles_with_one_connection() {
     let (epoch, last, _) = opened[opened.len() - 1];
     let client = rig.state.client(b"c").unwrap();
     assert_eq!((client.owner(), client.epoch), (Some(last), epoch));
+}
+
+fn untold(rig: &Rig) -> Vec<(u64, u64)> {
+    let all = rig.state.untold().iter();
+    all.map(|(ended, _)| (ended.home.node.0, ended.epoch))
+        .collect()
+}
+
+#[test]
+fn a_former_home_is_to_be_told_until_it_has_closed_that_epoch() {
+    let mut rig = Rig::default();
+    let first = rig.open(A, open(true, 0));
+    let second = rig.open(B, open(true, 0));
+    assert_eq!(untold(&rig), [(A.node.0, first.epoch)]);
+    rig.close(B, first.epoch, false);
+    rig.close(A, second.epoch, false);
+    assert_eq!(untold(&rig).len(), 1, "that was not its word");
+    rig.close(A, first.epoch, false);
+    assert_eq!(untold(&rig), []);
+}
+
+#[test]
+fn a_former_home_without_a_connection_has_only_to_be_told() {
+    let mut rig = Rig::default();
+    let first = rig.open(A, open(false, 60));
+    rig.close(A, first.epoch, true);
+    rig.open(B, open(false, 60));
+    let told = |epoch| {
+        Command::Told(Told {
+            node_id: A.node.0,
+            client: "c".into(),
+            epoch,
+        })
+    };
+    rig.run(B, told(first.epoch + 1));
+    assert_eq!(untold(&rig), [(A.node.0, first.epoch)]);
+    rig.run(B, told(first.epoch));
+    assert_eq!(untold(&rig), []);
+}
+
+#[test]
+fn the_home_of_an_expired_session_is_to_be_told() {
+    let mut rig = Rig::default();
+    let first = rig.open(A, open(false, 5));
+    rig.close(A, first.epoch, true);
+    rig.now_ms = 5_000;
+    for end in rig.state.due(5_000, 10) {
+        rig.run(B, end);
+    }
+    assert!(rig.state.is_empty());
+    assert_eq!(untold(&rig), [(A.node.0, first.epoch)]);
+}
+
+#[test]
+fn of_several_epochs_a_home_is_told_the_newest() {
+    let mut rig = Rig::default();
+    let first = rig.open(A, open(true, 0));
+    rig.open(B, open(true, 0));
+    let third = rig.open(A, open(true, 0));
+    let fourth = rig.open(B, open(true, 0));
+    let second = (B.node.0, fourth.epoch - 2);
+    assert_eq!(untold(&rig), [(A.node.0, third.epoch), second]);
+    rig.close(A, first.epoch, false);
+    assert_eq!(untold(&rig).len(), 2, "a newer one is there");
+    rig.close(A, third.epoch, false);
+    assert_eq!(untold(&rig), [second]);
+}
+
+#[test]
+fn a_home_that_is_no_more_is_told_nothing() {
+    let mut rig = Rig::default();
+    rig.open(A, open(true, 0));
+    rig.open(B, open(true, 0));
+    assert!(rig.state.untold().homes().iter().eq([&A]));
+    let gone = |incarnation| {
+        Command::HomeGone(HomeGone {
+            node_id: A.node.0,
+            incarnation,
+        })
+    };
+    rig.run(B, gone(0));
+    assert_eq!(untold(&rig).len(), 1);
+    rig.run(B, gone(A.incarnation));
+    assert_eq!(untold(&rig), []);
+}
+
+/// Its own word makes it needless in the usual takeover; then so many at once, so that one home does not keep others waiting.
+#[test]
+fn homes_are_told_after_a_moment_and_so_many_at_once() {
+    let mut rig = Rig::default();
+    for number in 0..5 {
+        let client = Bytes::from(format!("c{number}"));
+        for node in [A, B] {
+            let client = client.clone();
+            rig.open(
+                node,
+                Open {
+                    client,
+                    ..open(true, 0)
+                },
+            );
+        }
+    }
+    let none = std::collections::BTreeSet::new();
+    let due = |rig: &Rig, now, under_way| rig.state.untold().due(now, under_way, 3);
+    assert_eq!(due(&rig, 99, &none), []);
+    let first = due(&rig, 100, &none);
+    assert_eq!(first.len(), 3);
+    assert!(first.iter().all(|ended| ended.home == A));
+    let two = first[..2].iter().cloned().collect();
+    let next = due(&rig, 100, &two);
+    assert_eq!(next, first[2..], "there is room for one more");
 }

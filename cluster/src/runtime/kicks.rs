@@ -92,14 +92,20 @@ impl Kicks {
         }
     }
 
-    /// Ends the session that a home still holds.
-    pub fn end_session(&self, group: GroupId, client: &Bytes, home: NodeRef, epoch: u64) {
+    /// Ends the session that a home still holds. The task is done when that is so, or this start of the node is over.
+    pub fn end_session(
+        &self,
+        group: GroupId,
+        client: &Bytes,
+        home: NodeRef,
+        epoch: u64,
+    ) -> tokio::task::JoinHandle<()> {
         let home = Owner {
             node_id: home.node.0,
             incarnation: home.incarnation,
             epoch,
         };
-        self.spawn(group, client, home, true);
+        self.spawn(group, client, home, true)
     }
 
     fn spawn(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotte_proto::{Kick, RenewRequest, RenewResponse, envelope, renew_response};
+use flotte_proto::{RenewRequest, RenewResponse, envelope, renew_response};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::kicks::Kicks;
 use super::node::Node;
+use super::relay::Relay;
 use crate::beat;
 use crate::id::{NodeId, NodeRef};
 use crate::lease::{Answer, Keeper, Lease, Renewal, Renewer, Timing, boot_ns};
@@ -90,45 +91,6 @@ impl Leases {
             Ok(()) => Box::pin(async move { response.await.ok() }),
             Err(_) => Box::pin(async { None }),
         }
-    }
-}
-
-/// Kicks between nodes that cannot reach each other, passed on in lease answers. Bounded; lost with the leadership: the
-/// node that wants the kick repeats it.
-#[derive(Debug, Default)]
-struct Relay {
-    /// To be carried out by `node_id`.
-    kicks: Vec<Kick>,
-    /// Carried out; told to everyone, as the one who wants to know is not remembered.
-    kicked: Vec<Kick>,
-}
-
-const RELAY_MAX: usize = 256;
-
-impl Relay {
-    fn take(&mut self, request: &mut RenewRequest) {
-        for kick in request.kicked.drain(..) {
-            self.kicks.retain(|waiting| *waiting != kick);
-            if !self.kicked.contains(&kick) && self.kicked.len() < RELAY_MAX {
-                self.kicked.push(kick);
-            }
-        }
-        for kick in request.kicks.drain(..) {
-            if !self.kicks.contains(&kick)
-                && !self.kicked.contains(&kick)
-                && self.kicks.len() < RELAY_MAX
-            {
-                self.kicks.push(kick);
-            }
-        }
-    }
-
-    fn for_node(&self, node: NodeId) -> Vec<Kick> {
-        self.kicks
-            .iter()
-            .filter(|kick| kick.node_id == node.0)
-            .cloned()
-            .collect()
     }
 }
 
@@ -210,7 +172,7 @@ impl KeeperService {
                     read_index,
                     lowest_applied,
                     kicks: self.kicks.for_node(node),
-                    kicked: self.kicks.kicked.clone(),
+                    kicked: self.kicks.kicked(),
                 }),
                 Answer::Down => renew_response::Result::Down(true),
                 Answer::NotLeader => renew_response::Result::NotLeader(leader.map_or(0, |id| id.0)),
@@ -228,6 +190,7 @@ impl KeeperService {
         let expelled = meta.members().iter().filter(|(_, member)| member.expelled);
         let expelled: Vec<NodeId> = expelled.map(|(id, _)| *id).collect();
         drop(meta);
+        self.kicks.keep(|id| up.iter().any(|node| node.node == id));
         self.core.handle_members(&up, index, boot_ns());
         self.core.handle_expelled(&expelled);
     }

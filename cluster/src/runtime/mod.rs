@@ -19,11 +19,13 @@ mod node;
 mod problems;
 mod reads;
 mod receiving;
+mod relay;
 mod replicas;
 pub(crate) mod retaining;
 mod sessions;
 mod start;
 mod status;
+mod telling;
 mod times;
 
 pub use joining::{JoinError, JoinPlan};

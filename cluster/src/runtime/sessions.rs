@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::life::Life;
 use super::node::{Node, Replica};
+use super::telling::{Telling, homes_gone};
 use crate::beat;
 use crate::id::{GroupId, NodeRef};
 
@@ -47,17 +48,22 @@ impl Duties {
         let mut publishing = BTreeSet::new();
         // Orphans arise by elections and changes of members only, not with every tick.
         let (mut reconcile, mut led) = (true, false);
+        let mut telling = Telling::default();
         loop {
             let leads = self.serves();
+            let told = telling.take_told(&self.replica.machine.read());
             if leads {
-                reconcile = self.round(reconcile || !led).await;
+                reconcile = self.round(reconcile || !led, told).await;
                 self.publish_wills(&mut wills, &mut publishing);
             }
-            self.tell_homes(leads);
+            self.end_own();
             reconcile |= self.opened_by_the_dead();
             led = leads;
             tokio::select! {
-                _ = tick.tick() => {}
+                _ = tick.tick() => if leads {
+                    self.tell_homes(&mut telling);
+                },
+                () = telling.answered() => {}
                 () = self.replica.machine.work(), if leads => {}
                 Ok(()) = membership.changed() => reconcile = true,
                 Some(key) = wills.next() => {
@@ -72,19 +78,18 @@ impl Duties {
         self.replica.group.status().leader == Some(self.node.id()) && self.node.lease().held()
     }
 
-    /// Proposes what is due and waits until it is done. Says whether there are more orphans.
-    async fn round(&self, reconcile: bool) -> bool {
+    /// Proposes what is due, and that homes were told, and waits until it is done. Says whether there are more orphans.
+    async fn round(&self, reconcile: bool, told: Vec<Command>) -> bool {
         let now = self.replica.machine.time().now_ms();
         let mut commands = self.replica.machine.read().due(now, ROUND_MAX);
+        commands.extend(told);
         let mut more = false;
         if reconcile {
-            let orphans = self
-                .replica
-                .machine
-                .read()
-                .orphans(|node| self.is_up(node), ROUND_MAX);
+            let state = self.replica.machine.read();
+            let orphans = state.orphans(|node| self.is_up(node), ROUND_MAX);
             more = orphans.len() == ROUND_MAX;
             commands.extend(orphans);
+            commands.extend(homes_gone(&state, |node| self.is_up(node)));
         }
         let replies = commands
             .into_iter()
@@ -142,14 +147,20 @@ impl Duties {
     }
 
     /// Whoever still holds a session that is over or elsewhere ends it. The node that opened it elsewhere says so too, but
-    /// that one may have died since: so the leader does, and each home whose own replica knows.
-    fn tell_homes(&self, leads: bool) {
-        for ended in self.replica.machine.take_ended() {
-            if leads || ended.home == self.life.me {
-                self.life
-                    .kicks
-                    .end_session(self.group, &ended.client, ended.home, ended.epoch);
-            }
+    /// that one may have died since: so the leader does, for as long as the state says that a home has not heard of it.
+    fn tell_homes(&self, telling: &mut Telling) {
+        let now = self.replica.machine.time().now_ms();
+        let due = telling.due(&self.replica.machine.read(), now);
+        telling.begin(self.group, due, &self.life.kicks);
+    }
+
+    /// A home whose own replica knows waits for nobody.
+    fn end_own(&self) {
+        let ended = self.replica.machine.take_ended();
+        for ended in ended.iter().filter(|ended| ended.home == self.life.me) {
+            let (client, epoch) = (&ended.client, ended.epoch);
+            let kicks = &self.life.kicks;
+            drop(kicks.end_session(self.group, client, ended.home, epoch));
         }
     }
 }

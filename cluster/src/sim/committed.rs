@@ -162,7 +162,7 @@ impl Oracle {
                 Session::Offline(c) => (&c.client, Some(c.epoch)),
                 Session::FireWill(c) => (&c.client, Some(c.epoch)),
                 Session::End(c) => (&c.client, Some(c.epoch)),
-                Session::WillDone(_) => continue,
+                Session::WillDone(_) | Session::Told(_) | Session::HomeGone(_) => continue,
             };
             let current = self.groups[&group].client(id).map(|client| client.epoch);
             let is_stale = epoch.is_some() && epoch != current;

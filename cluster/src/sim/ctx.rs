@@ -40,6 +40,8 @@ pub enum Broken {
     Displaces,
     /// A leader goes by its own T alone.
     OwnT,
+    /// Former homes are told by the node that opened the client, and by nobody else.
+    Untold,
 }
 
 #[derive(Debug)]

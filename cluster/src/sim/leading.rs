@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use flotte_proto::meta_command::Command as Meta;
 use flotte_proto::session_command::Command as Session;
-use flotte_proto::{Batch, Down, EntryReply, GroupEntry, WillDone, WillKey, propose_response};
+use flotte_proto::{
+    Batch, Down, EntryReply, GroupEntry, HomeGone, Told, WillDone, WillKey, propose_response,
+};
 use prost::Message as _;
 
 use super::ctx::{Broken, Ctx};
@@ -15,7 +17,7 @@ use super::message::{Input, Kick, Message, Proposed, Reader, Renewed};
 use super::net::MS;
 use super::process::Process;
 use super::times::Expected;
-use super::topics::{client_of, message_of};
+use super::topics::{client_id, client_of, group_of, message_of};
 use crate::group::Ended;
 use crate::id::{GroupId, NodeId, NodeRef};
 use crate::leader::refusal;
@@ -46,6 +48,9 @@ pub struct Duty {
     /// Commands of this round without an answer.
     pub open: usize,
     pub publishing: BTreeSet<u64>,
+    /// Homes that are told what is over, and those that have answered.
+    telling: BTreeSet<Ended>,
+    told: Vec<Ended>,
 }
 
 impl Process {
@@ -315,6 +320,7 @@ impl Process {
             let leads = self.me().is_some() && self.leads(ctx, group) && self.has_lease(ctx);
             if leads {
                 self.round(ctx, group);
+                self.tell_homes(ctx, group);
                 self.publish_wills(ctx, group);
             }
             if let Some(duty) = self.duties.get_mut(&group) {
@@ -337,8 +343,26 @@ impl Process {
         let mut commands = state.due(now, 100);
         if duty.reconcile || !duty.led {
             commands.extend(state.orphans(|node| !self.is_gone(node), 100));
+            let homes = state.untold().homes().into_iter();
+            let gone = homes.filter(|home| self.is_gone(*home));
+            commands.extend(gone.map(|home| {
+                Session::HomeGone(HomeGone {
+                    node_id: home.node.0,
+                    incarnation: home.incarnation,
+                })
+            }));
         }
+        let silent = duty.told.iter();
+        let silent = silent.filter(|ended| state.untold().contains(ended));
+        commands.extend(silent.map(|ended| {
+            Session::Told(Told {
+                node_id: ended.home.node.0,
+                client: ended.client.clone(),
+                epoch: ended.epoch,
+            })
+        }));
         if let Some(duty) = self.duties.get_mut(&group) {
+            duty.told.clear();
             duty.reconcile = false;
             duty.open = commands.len();
         }
@@ -383,7 +407,40 @@ impl Process {
         self.propose_session(ctx, group, done, Ticket::WillDone(group, key));
     }
 
-    /// Homes of sessions that ended are told, and Opens of nodes that are no more are found.
+    /// The leader tells former homes what is over, by the state.
+    fn tell_homes(&mut self, ctx: &mut Ctx, group: GroupId) {
+        if ctx.broken == Some(Broken::Untold) {
+            return;
+        }
+        let now = self.replicas[&group].time.at_ms(ctx.instant(self.idx));
+        let telling = &self.duties[&group].telling;
+        let Some(state) = self.group(group) else {
+            return;
+        };
+        for ended in state.untold().due(now, telling, 8) {
+            if let Some(duty) = self.duties.get_mut(&group) {
+                duty.telling.insert(ended.clone());
+            }
+            self.kick(ctx, kick_of(&ended));
+        }
+    }
+
+    /// A home has ended what it was told, or is no more.
+    pub fn home_told(&mut self, ctx: &Ctx, kick: Kick) {
+        let ended = Ended {
+            home: kick.node,
+            client: client_id(kick.client),
+            epoch: kick.epoch,
+        };
+        let group = group_of(kick.client, ctx.logs.len() as u32 - 1);
+        if let Some(duty) = self.duties.get_mut(&group)
+            && duty.telling.remove(&ended)
+        {
+            duty.told.push(ended);
+        }
+    }
+
+    /// A home whose own replica knows waits for nobody; Opens of nodes that are no more are found.
     pub fn ended_and_opened(
         &mut self,
         ctx: &mut Ctx,
@@ -397,17 +454,22 @@ impl Process {
             duty.reconcile = true;
         }
         let Some(me) = self.me() else { return };
-        let leads = self.leads(ctx, group) && self.has_lease(ctx);
-        for ended in ended {
-            if leads || ended.home == me {
-                let client = client_of(&ended.client).expect("it was made here");
-                let kick = Kick {
-                    client,
-                    epoch: ended.epoch,
-                    node: ended.home,
-                };
-                self.kick(ctx, kick);
-            }
+        for ended in ended.into_iter().filter(|ended| ended.home == me) {
+            self.kick(ctx, kick_of(&ended));
         }
+    }
+
+    /// Former homes that have not heard what is over, for the end of a simulation.
+    pub fn untold(&self) -> usize {
+        let groups = self.replicas.keys().filter_map(|group| self.group(*group));
+        groups.map(|state| state.untold().iter().count()).sum()
+    }
+}
+
+fn kick_of(ended: &Ended) -> Kick {
+    Kick {
+        client: client_of(&ended.client).expect("it was made here"),
+        epoch: ended.epoch,
+        node: ended.home,
     }
 }

@@ -347,6 +347,7 @@ impl Process {
         let Some(life) = &mut self.life else { return };
         if kick.node == life.me {
             self.kicked(ctx, kick);
+            self.home_told(ctx, kick);
             if let Some(conn) = waits {
                 self.former_waited(ctx, conn);
             }
@@ -376,6 +377,7 @@ impl Process {
         if !done && !self.meta().is_gone(kick.node) {
             return ctx.input(self.idx, 100 * MS, Input::KickAgain(kick));
         }
+        self.home_told(ctx, kick);
         let Some(life) = &mut self.life else { return };
         if let Some(Some(conn)) = life.kicks.remove(&kick) {
             self.former_waited(ctx, conn);
@@ -415,6 +417,9 @@ impl Process {
         }
         if !life.placings.is_empty() {
             left.push(format!("not placed: {:?}", life.placings));
+        }
+        if self.untold() > 0 {
+            left.push(format!("{} former homes were not told", self.untold()));
         }
         left.extend(life.sessions.unfinished());
         left

@@ -155,5 +155,6 @@ finds! {
     finds_leaders_that_go_by_their_own_clock: Survey by "state time";
     finds_opens_that_come_too_late: Displaces by "P4";
     finds_leaders_that_go_by_their_own_t: OwnT by "P7" | "P3";
+    finds_former_homes_that_nobody_tells: Untold by "P4" | "liveness";
     finds_former_connections_that_go_on: Kicks by "P4" | "liveness";
 }
