@@ -190,7 +190,8 @@ impl KeeperService {
         let expelled = meta.members().iter().filter(|(_, member)| member.expelled);
         let expelled: Vec<NodeId> = expelled.map(|(id, _)| *id).collect();
         drop(meta);
-        self.kicks.keep(|id| up.iter().any(|node| node.node == id));
+        self.kicks
+            .keep(|id| up.iter().any(|served| served.node == id));
         self.core.handle_members(&up, index, boot_ns());
         self.core.handle_expelled(&expelled);
     }
