@@ -191,7 +191,7 @@ impl KeeperService {
         let expelled: Vec<NodeId> = expelled.map(|(id, _)| *id).collect();
         drop(meta);
         self.kicks
-            .keep(|id| up.iter().any(|served| served.node == id));
+            .keep(|id| up.iter().any(|served| served.node.node == id));
         self.core.handle_members(&up, index, boot_ns());
         self.core.handle_expelled(&expelled);
     }
