@@ -106,11 +106,11 @@ fn promises_hold_whatever_happens() {
         total.acks,
         total.subacks,
         total.deliveries,
-        total.downs,
+        4 * total.downs,
         total.wills,
         total.takeovers,
     ];
-    // Nodes go down in about every seed, and all else happens far more often.
+    // Nodes go down in every third seed, and all else happens far more often.
     assert!(
         seeds == 1 || total.levels > 0 && happened.iter().all(|count| *count > seeds / 2),
         "too little happens: {total:?}"
