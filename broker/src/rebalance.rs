@@ -23,8 +23,10 @@ const PASSES_MAX: u32 = 10;
 const PASS_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether a pass is over.
 const LOOK: Duration = Duration::from_millis(250);
-/// And for how long all counts must stand still: clients that were sent away come back soon.
+/// And for how long all counts must stand still.
 const QUIET: Duration = Duration::from_secs(1);
+/// Clients that were sent away are waited for so long: some come back only after a pause of their own.
+const RETURN_MAX: Duration = Duration::from_secs(20);
 /// The time in which one node sends its surplus away, unless that is small.
 const SHED_TIME: Duration = Duration::from_secs(10);
 
@@ -143,7 +145,15 @@ async fn run(cluster: &Cluster) {
                 warn!(%node, "does not answer, and sends no clients away");
             }
         }
-        settled(cluster).await;
+        let before = counts.iter().sum();
+        let after = settled(cluster, before).await;
+        if !are_back(before, after) {
+            warn!(
+                before,
+                after, "clients that were sent away are not back: no more are"
+            );
+            return;
+        }
     }
     warn!(
         "clients are not spread evenly: they come back, or their sessions are to stay where they are"
@@ -170,8 +180,13 @@ fn plan(loads: &[(NodeId, u64)]) -> (Vec<(NodeId, u64)>, Vec<NodeId>) {
     )
 }
 
-/// Waits until nobody sends clients away any more and they have found their places.
-async fn settled(cluster: &Cluster) {
+/// Whether as good as all are there again: sending more away would only make them fewer.
+fn are_back(before: u64, after: u64) -> bool {
+    before.saturating_sub(after) * 20 <= before
+}
+
+/// Waits until nobody sends clients away any more and they have found their places. Returns how many there are.
+async fn settled(cluster: &Cluster, before: u64) -> u64 {
     let begin = Instant::now();
     let mut last = (Vec::new(), begin);
     while begin.elapsed() < PASS_MAX {
@@ -180,16 +195,32 @@ async fn settled(cluster: &Cluster) {
         if now != last.0 {
             last = (now, Instant::now());
         }
+        let quiet = last.1.elapsed();
         let sheds = last.0.iter().flatten().any(|load| load.sheds);
-        if !sheds && last.1.elapsed() >= QUIET {
-            return;
+        let patience = match are_back(before, total(&last.0)) {
+            true => QUIET,
+            false => RETURN_MAX,
+        };
+        if !sheds && quiet >= patience {
+            break;
         }
     }
+    total(&last.0)
+}
+
+fn total(loads: &[Option<Load>]) -> u64 {
+    loads.iter().flatten().map(|load| load.clients).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_are_sent_away_while_one_in_twenty_is_missing() {
+        assert!(are_back(100, 95) && are_back(3, 3) && are_back(5, 9));
+        assert!(!are_back(100, 94) && !are_back(6, 5));
+    }
 
     #[test]
     fn counts_are_even_below_a_tenth() {

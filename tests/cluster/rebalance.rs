@@ -81,3 +81,21 @@ fn clients_are_spread_evenly_when_an_operator_says_so() {
         watcher.expect_silence(Duration::from_millis(100)).await;
     });
 }
+
+/// A second round would only send more of them away.
+#[test]
+fn clients_that_do_not_come_back_are_not_followed_by_others() {
+    block_on(async {
+        let cluster = Cluster::start();
+        let mut clients = Vec::new();
+        for _ in 0..9 {
+            clients.push(cluster.client(0, Version::V311).await);
+        }
+        let asked = cluster.nodes[2].admin();
+        let (text, code) = tokio::task::spawn_blocking(move || ctl(asked, &["rebalance"]))
+            .await
+            .expect("it runs");
+        assert_eq!(code, Some(1), "{text}");
+        assert_eq!(counts(&cluster).iter().sum::<u64>(), 3, "{text}");
+    });
+}
