@@ -426,6 +426,11 @@ fn describe_cluster() {
     describe_gauge!("flotte_raft_term", "Term, by group");
     describe_gauge!("flotte_raft_commit_index", "Last committed index, by group");
     describe_gauge!("flotte_raft_applied_index", "Last applied index, by group");
+    describe_waiting();
+}
+
+/// What waits for other nodes, or is kept for them.
+fn describe_waiting() {
     describe_gauge!(
         "flotte_link_queue_messages",
         "Messages that wait for a node"

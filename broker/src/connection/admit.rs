@@ -35,7 +35,6 @@ impl Arrival {
     /// Checks a CONNECT by the standard and the configuration, and who it is.
     pub(super) async fn admit(&self, connect: Connect) -> Result<Admitted, ReasonCode> {
         let shared = &self.worker.shared;
-        let config = &shared.config.mqtt;
         if !self.listener.config.versions.contains(&connect.version) {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
@@ -80,7 +79,27 @@ impl Arrival {
         if shared.admission.flaps(&client) {
             return Err(Refusal::Flapping.reason());
         }
-        let expiry_s = match connect.version {
+        let admitted = Admitted {
+            client,
+            arrived,
+            assigned,
+            subject,
+            proof: identity.proof,
+            keep_alive_s: self.keep_alive_s(&connect),
+            expiry_s: self.expiry_s(&connect),
+            will: will.map(|(_, will)| will),
+            connect,
+        };
+        if !admitted.takes_its_connack(shared, &self.listener.config) {
+            return Err(ReasonCode::PacketTooLarge);
+        }
+        Ok(admitted)
+    }
+
+    /// How long the session outlives its connection.
+    fn expiry_s(&self, connect: &Connect) -> u32 {
+        let config = &self.worker.shared.config.mqtt;
+        match connect.version {
             Version::V5 => {
                 let asked = connect.properties.session_expiry().unwrap_or(0);
                 config
@@ -89,22 +108,7 @@ impl Arrival {
             }
             Version::V3 | Version::V4 if connect.clean_start => 0,
             Version::V3 | Version::V4 => config.session_expiry_3x_s,
-        };
-        let admitted = Admitted {
-            client,
-            arrived,
-            assigned,
-            subject,
-            proof: identity.proof,
-            keep_alive_s: self.keep_alive_s(&connect),
-            expiry_s,
-            will: will.map(|(_, will)| will),
-            connect,
-        };
-        if !admitted.takes_its_connack(shared, &self.listener.config) {
-            return Err(ReasonCode::PacketTooLarge);
         }
-        Ok(admitted)
     }
 
     fn client_id(&self, connect: &Connect) -> Result<(ClientId, bool), ReasonCode> {
