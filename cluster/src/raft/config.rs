@@ -71,7 +71,8 @@ impl GroupConfig {
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
             enable_pre_vote: Some(true),
-            // A restarted leader whose state machine is behind must not lead without an election.
+            // A restarted leader must not lead without an election: its state machine is behind, and it remembers none of the
+            // decisions of its term that are not committed yet (a node that it declared Down would get leases).
             enable_leader_restore: Some(false),
             // Without it a leader that is heard but hears nobody blocks elections for ever.
             quorum_loss_probe_interval: Some(2 * self.election_max_ms + self.heartbeat_ms),

@@ -118,6 +118,9 @@ impl World {
         machine.generation += 1;
         (machine.running, machine.paused) = (false, false);
         self.held[node].clear();
+        for log in ctx.logs.values_mut() {
+            log.ended(node);
+        }
         ctx.oracle.process_ended(node);
         ctx.after(lasts, Event::Undo(Undo::Start(node)));
         for conn in 0..ctx.conns.len() {

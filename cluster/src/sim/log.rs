@@ -84,6 +84,13 @@ impl Log {
         self.last()
     }
 
+    /// The process of a node is gone. Started again it leads no more without an election, as `enable_leader_restore: false` has it.
+    pub fn ended(&mut self, node: usize) {
+        if self.truth.leader == Some(node) {
+            self.truth.leader = None;
+        }
+    }
+
     /// A node is elected, with `kept` of the entries that were not committed.
     pub fn elect(&mut self, node: usize, kept: u64, now: u64) {
         self.entries.truncate((self.committed + kept) as usize);

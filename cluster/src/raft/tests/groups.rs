@@ -266,8 +266,11 @@ async fn a_single_node_is_a_group_of_one() {
         cluster.nodes[&1].group.initialize([].into()).await,
         Err(InitializeError::NotEmpty)
     );
+    let before = cluster.leader().await.group.status().term;
     cluster.kill(1).await;
     cluster.run(1).await;
+    // What a leader decided that nobody remembers must not be committed in a term in which the node leads again.
+    assert!(cluster.leader().await.group.status().term > before);
     cluster.propose("after").await;
     cluster.agree(101).await;
     let node = &cluster.nodes[&1];
