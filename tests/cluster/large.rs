@@ -330,13 +330,10 @@ fn a_slow_subscriber_of_a_large_message_holds_up_nobody() {
     pair.stop_undisturbed(at_rest, "beside a slow subscriber");
 }
 
-/// It sends all the while, so that only what it does not read can be held against it. Takes more than a minute.
+/// It sends all the while, so that only what it does not read can be held against it.
 #[test]
+#[ignore = "takes more than a minute: tests/run --long runs it"]
 fn a_client_that_reads_nothing_of_a_large_message_is_given_up() {
-    if !is_long() {
-        eprintln!("not tested: it takes FLOTTE_LONG=1");
-        return;
-    }
     let cluster = Cluster::start_with(with_large_packets);
     let (topic, payload) = (fresh("stuck"), noise(48 * MIB, 5));
     let mut subscriber = Raw::connect(cluster.mqtt(2));

@@ -7,6 +7,7 @@ mod barrier;
 mod bootstrap;
 mod clocks;
 mod common;
+mod cuts;
 mod discovery;
 mod drain;
 mod founding;

@@ -168,8 +168,13 @@ fn assert_alike(nodes: &[&Broker], model: &Model) {
 }
 
 /// Starts an empty node, and waits until it serves.
+/// For a million of them and those that come and go meanwhile.
+fn with_room(launch: Launch) -> Launch {
+    launch.env("FLOTTE_RETAINED__MAX_MESSAGES", 2_000_000)
+}
+
 async fn join(first: &Broker) -> Broker {
-    let launch = Launch::new("n4")
+    let launch = with_room(Launch::new("n4"))
         .bind("cluster", free_address())
         .arg("--join")
         .arg(first.cluster().to_string());
@@ -186,7 +191,7 @@ async fn join(first: &Broker) -> Broker {
 #[test]
 fn very_many_retained_messages_reach_a_subscriber_and_an_empty_node_while_they_change() {
     let count = if is_long() { 1_000_000 } else { 20_000 };
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_with(with_room);
     block_on(async {
         let before = cluster.nodes[0].resident_kib();
         let begin = Instant::now();

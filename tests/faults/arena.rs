@@ -14,11 +14,6 @@ use crate::history::{Kind, NOBODY, Phase, Recorder, What};
 use crate::schedule::{GUEST, MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step};
 use crate::upset::{Upset, Upsets};
 
-/// Ports of the nodes that have addresses of their own.
-const MQTT: u16 = 1883;
-const CLUSTER: u16 = 7883;
-const ADMIN: u16 = 8080;
-
 /// How long a healed cluster may take to be whole again, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -280,26 +275,10 @@ fn launches() -> (Vec<Launch>, Launch, SocketAddr) {
 
 /// The same in namespaces.
 fn launches_in(netns: &Netns) -> (Vec<Launch>, Launch, SocketAddr) {
-    let founder = |node| launch_in(netns, node).arg("--bootstrap-expect").arg("3");
-    let guest = launch_in(netns, GUEST);
+    let founder = |node| netns.launch(node, 3).arg("--bootstrap-expect").arg("3");
+    let guest = netns.launch(GUEST, 3);
     let founders = (1..=3).map(founder).collect();
-    (founders, guest, netns.socket(GUEST, MQTT))
-}
-
-fn launch_in(netns: &Netns, node: u8) -> Launch {
-    let mut launch = Launch::new(&name(node))
-        .namespace(&netns.name(node))
-        .bind("mqtt", netns.socket(node, MQTT))
-        .bind("cluster", netns.socket(node, CLUSTER))
-        .bind("admin", ([127, 0, 0, 1], ADMIN).into())
-        .env("FLOTTE_CLUSTER__INSECURE", true)
-        .arg("--allow-anonymous");
-    for peer in 1..=3 {
-        launch = launch
-            .arg("--join")
-            .arg(netns.socket(peer, CLUSTER).to_string());
-    }
-    launch
+    (founders, guest, netns.socket(GUEST, netns::MQTT))
 }
 
 fn name(node: u8) -> String {

@@ -1,12 +1,19 @@
 //! Network namespaces: nodes with addresses of their own on one bridge, whose links a test can cut.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::broker::Launch;
 use crate::reaper;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Ports inside the namespaces, where each node has an address of its own.
+pub const MQTT: u16 = 1883;
+pub const CLUSTER: u16 = 7883;
+/// Where a node has its admin port, on its own loopback: to be asked from [`Netns::inside`].
+pub const ADMIN_INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// A bridge of the host with one namespace for each node; all goes away on drop.
 pub struct Netns {
@@ -93,6 +100,23 @@ impl Netns {
 
     pub fn socket(&self, node: u8, port: u16) -> SocketAddr {
         (self.address(node), port).into()
+    }
+
+    /// A node that looks for the first `founders` ones, by their addresses.
+    pub fn launch(&self, node: u8, founders: u8) -> Launch {
+        let mut launch = Launch::new(&format!("n{node}"))
+            .namespace(&self.name(node))
+            .bind("mqtt", self.socket(node, MQTT))
+            .bind("cluster", self.socket(node, CLUSTER))
+            .bind("admin", ADMIN_INSIDE)
+            .env("FLOTTE_CLUSTER__INSECURE", true)
+            .arg("--allow-anonymous");
+        for peer in 1..=founders {
+            launch = launch
+                .arg("--join")
+                .arg(self.socket(peer, CLUSTER).to_string());
+        }
+        launch
     }
 
     /// Drops all packets between two nodes, both ways.
