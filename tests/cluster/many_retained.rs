@@ -22,6 +22,8 @@ const WINDOW: usize = 500;
 const SETTERS: usize = 6;
 /// Until all nodes have applied the last change.
 const ALIKE_LIMIT: Duration = Duration::from_secs(60);
+/// Until an empty node has them all, of a debug build.
+const JOIN_LIMIT: Duration = Duration::from_secs(180);
 /// What one of them may cost a node in memory: 100 bytes of payload and about 26 of topic are in it.
 const BYTES_EACH_MAX: u64 = 400;
 const MARKER: &str = "zz/marker";
@@ -180,7 +182,8 @@ async fn join(first: &Broker) -> Broker {
         .arg(first.cluster().to_string());
     let joined = tokio::task::spawn_blocking(move || {
         let begin = Instant::now();
-        let node = launch.start();
+        let mut node = launch.spawn();
+        node.wait_ready_within(JOIN_LIMIT);
         wait_node_ready(&node);
         eprintln!("joined in {:?}", begin.elapsed());
         node

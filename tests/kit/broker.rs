@@ -243,6 +243,11 @@ impl Broker {
 
     /// Waits for the ready line of the newest start and learns the real addresses from it.
     pub fn wait_ready(&mut self) {
+        self.wait_ready_within(START_LIMIT);
+    }
+
+    /// As [`Broker::wait_ready`], for one that has much to get first.
+    pub fn wait_ready_within(&mut self, limit: Duration) {
         let begin = Instant::now();
         loop {
             let found = self.log.find(Duration::from_millis(50), parse_ready);
@@ -268,7 +273,7 @@ impl Broker {
                 self.log()
             );
             assert!(
-                begin.elapsed() < START_LIMIT,
+                begin.elapsed() < limit,
                 "{} is not ready\n{}",
                 self.name(),
                 self.log()
