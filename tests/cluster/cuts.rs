@@ -9,7 +9,19 @@ use flotte_tests::{Client, Cluster, Version, admin, block_on, connect, fresh, pu
 
 use crate::barrier::{ELECTION_MAX, SLACK, suback_time};
 
-/// Three nodes in namespaces.
+/// Runs a test with three nodes in namespaces and the number of the leader's.
+fn with_three(test: impl AsyncFnOnce(&Netns, &Cluster, u8)) {
+    if let Some(reason) = netns::missing() {
+        skip!(reason);
+    }
+    block_on(async {
+        let netns = Netns::new(3);
+        let cluster = start_in_namespaces(&netns);
+        let leader = leader_inside(&netns);
+        test(&netns, &cluster, leader).await;
+    });
+}
+
 fn start_in_namespaces(netns: &Netns) -> Cluster {
     let launch = |number| netns.launch(number, 3).arg("--bootstrap-expect").arg("3");
     let mut cluster = Cluster {
@@ -55,13 +67,7 @@ fn others(number: u8) -> [u8; 2] {
 /// Two followers cannot reach each other, though both reach the leader: SUBACK comes all the same.
 #[test]
 fn suback_comes_with_the_link_between_two_followers_cut() {
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    block_on(async {
-        let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
-        let leader = leader_inside(&netns);
+    with_three(async |netns, cluster, leader| {
         let [one, other] = others(leader);
         let mut client = cluster.client(usize::from(one - 1), Version::V5).await;
         client.subscribe(fresh("before"), 1).await;
@@ -74,20 +80,13 @@ fn suback_comes_with_the_link_between_two_followers_cut() {
             "SUBACK after {took:?}, wanted within {latest:?}"
         );
         netns.heal(one);
-        drop(cluster);
     });
 }
 
 /// A node cut off from both others is Down for them, and returns once the cut is healed.
 #[test]
 fn isolated_node_returns_after_the_cut_is_healed() {
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    block_on(async {
-        let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
-        let lonely = leader_inside(&netns);
+    with_three(async |netns, cluster, lonely| {
         let [one, other] = others(lonely);
         let topic = fresh("cut");
         let mut subscriber = cluster.client(usize::from(one - 1), Version::V5).await;
@@ -107,15 +106,14 @@ fn isolated_node_returns_after_the_cut_is_healed() {
         until_blocking(
             Duration::from_secs(30),
             "the lonely node is ready again",
-            || ready_inside(&netns, lonely),
+            || ready_inside(netns, lonely),
         );
         let address = cluster.mqtt(usize::from(lonely - 1));
         let mut back = crate::common::reconnect(address, Version::V5, connect(fresh("p"))).await;
         back.publish(publish(&topic).qos1(9).payload("5")).await;
         // Repeats of what was published through the failure may come before it.
         while crate::common::numbers(&crate::common::take(&mut subscriber, 1).await) != [5] {}
-        assert!(wait_is_up(&netns, one, lonely), "n{one} sees n{lonely} up");
-        drop(cluster);
+        assert!(wait_is_up(netns, one, lonely), "n{one} sees n{lonely} up");
     });
 }
 
@@ -138,13 +136,7 @@ fn wait_is_up(netns: &Netns, observer: u8, node: u8) -> bool {
 /// comes back when they do.
 #[test]
 fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    block_on(async {
-        let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
-        let leader = leader_inside(&netns);
+    with_three(async |netns, cluster, leader| {
         let [one, other] = others(leader);
         let topic = fresh("cut");
         let mut subscribers = Vec::new();
@@ -179,8 +171,7 @@ fn one_of_two_nodes_that_are_cut_off_from_each_other_goes_and_returns() {
         let (code, why) = waits.expect("it answers");
         assert!(code == 503 && why.contains("did not reach"), "{code} {why}");
         netns.heal(one);
-        assert!(wait_is_up(&netns, leader, gone));
-        drop(cluster);
+        assert!(wait_is_up(netns, leader, gone));
     });
 }
 
@@ -201,38 +192,33 @@ fn told_inside(netns: &Netns, leader: u8, number: u8) -> Option<(u64, bool, u64)
 /// if it came up at once, it would go again T later, and so on.
 #[test]
 fn a_node_that_another_one_cannot_call_stays_down_until_it_can() {
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    let netns = Netns::new(3);
-    let cluster = start_in_namespaces(&netns);
-    let leader = leader_inside(&netns);
-    let told = |number| {
-        until_blocking(Duration::from_secs(5), "the status of a node", || {
-            told_inside(&netns, leader, number)
-        })
-    };
-    // Of two the one with the higher id goes.
-    let [mut caller, mut callee] = others(leader);
-    if told(caller).0 > told(callee).0 {
-        std::mem::swap(&mut caller, &mut callee);
-    }
-    let (_, _, before) = told(callee);
-    netns.bar(callee, caller, netns::CLUSTER);
-    until_blocking(Duration::from_secs(30), "the node is down", || {
-        let (_, is_up, incarnation) = told(callee);
-        (!is_up || incarnation > before).then_some(())
+    with_three(async |netns, _, leader| {
+        let told = |number| {
+            until_blocking(Duration::from_secs(5), "the status of a node", || {
+                told_inside(netns, leader, number)
+            })
+        };
+        // Of two the one with the higher id goes.
+        let [mut caller, mut callee] = others(leader);
+        if told(caller).0 > told(callee).0 {
+            std::mem::swap(&mut caller, &mut callee);
+        }
+        let (_, _, before) = told(callee);
+        netns.bar(callee, caller, netns::CLUSTER);
+        until_blocking(Duration::from_secs(30), "the node is down", || {
+            let (_, is_up, incarnation) = told(callee);
+            (!is_up || incarnation > before).then_some(())
+        });
+        let gone = Instant::now();
+        while gone.elapsed() < 3 * NODE_DOWN_AFTER {
+            let (_, is_up, incarnation) = told(callee);
+            assert!(!is_up, "start {incarnation} after {:?}", gone.elapsed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        netns.heal(callee);
+        assert!(wait_is_up(netns, leader, callee));
+        assert!(told(caller).1, "the other one stayed");
     });
-    let gone = Instant::now();
-    while gone.elapsed() < 3 * NODE_DOWN_AFTER {
-        let (_, is_up, incarnation) = told(callee);
-        assert!(!is_up, "start {incarnation} after {:?}", gone.elapsed());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    netns.heal(callee);
-    assert!(wait_is_up(&netns, leader, callee));
-    assert!(told(caller).1, "the other one stayed");
-    drop(cluster);
 }
 
 /// A node that the leader of meta does not reach takes clients over from it while its lease lasts, in groups that it leads:
@@ -240,13 +226,7 @@ fn a_node_that_another_one_cannot_call_stays_down_until_it_can() {
 #[test]
 fn a_client_that_went_to_a_node_cut_off_from_the_leader_is_served_there_no_more() {
     const CLIENTS: usize = 24;
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    block_on(async {
-        let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
-        let leader = leader_inside(&netns);
+    with_three(async |netns, cluster, leader| {
         let [one, _] = others(leader);
         let address = |number: u8| cluster.mqtt(usize::from(number - 1));
         let mut older = Vec::new();
@@ -278,7 +258,6 @@ fn a_client_that_went_to_a_node_cut_off_from_the_leader_is_served_there_no_more(
             older.expect_refused(&[0x8e]).await;
         });
         futures::future::join_all(closed).await;
-        drop(cluster);
     });
 }
 
@@ -289,13 +268,7 @@ fn a_connect_that_waited_out_a_cut_displaces_nobody() {
     const CLIENTS: u16 = 24;
     /// Shorter than a lease.
     const CUT_FOR: Duration = Duration::from_millis(1_200);
-    if let Some(reason) = netns::missing() {
-        skip!(reason);
-    }
-    block_on(async {
-        let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
-        let leader = leader_inside(&netns);
+    with_three(async |netns, cluster, leader| {
         let [cut_off, whole] = others(leader);
         let address = |number: u8| cluster.mqtt(usize::from(number - 1));
         let connects = || {
@@ -341,6 +314,5 @@ fn a_connect_that_waited_out_a_cut_displaces_nobody() {
         for client in &mut moved {
             client.fence().await;
         }
-        drop(cluster);
     });
 }
