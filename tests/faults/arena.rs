@@ -11,7 +11,7 @@ use flotte_tests::ports::free_address;
 use flotte_tests::{Broker, Launch, admin, cluster};
 
 use crate::history::{Kind, NOBODY, Phase, Recorder, What};
-use crate::schedule::{GUEST, MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step, next};
+use crate::schedule::{GUEST, MINORITY_GRACE_MS, NODE_DOWN_AFTER_MS, Step};
 use crate::upset::{Upset, Upsets};
 
 /// How long a healed cluster may take to be whole again, on a busy machine.
@@ -244,6 +244,10 @@ fn accounts(admin_address: SocketAddr) -> Option<[u64; 2]> {
 }
 
 /// The node behind this one, in a ring.
+fn next(node: u8) -> u8 {
+    node % 3 + 1
+}
+
 fn peers(node: u8) -> impl Iterator<Item = u8> {
     (1..=3).filter(move |peer| *peer != node)
 }

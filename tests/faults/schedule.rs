@@ -32,11 +32,6 @@ const MEMBER_FAULTS: [Kind; 4] = [Kind::Guest, Kind::Leave, Kind::Expel, Kind::W
 /// The node that is a member only as a guest.
 pub const GUEST: u8 = 4;
 
-/// The next of the first three, in a circle: a [`Kind::Split`] cuts a node off from it.
-pub fn next(node: u8) -> u8 {
-    node % 3 + 1
-}
-
 /// What a run has time for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {

@@ -1,19 +1,14 @@
 //! P4: of two connections of one client id the older is closed. A former owner that cannot be reached may serve it until
-//! its lease ends; later the older connection must get nothing, and it ends. That is before T where the former owner is the one
-//! that lost touch. Where the two owners are cut off from each other only, it may be the new one whose lease ends, and that leads the
-//! group of the client until then: another leader tells the former owner. Of two whose CONNECTs were under way together nobody can
-//! tell which is the older: one of them is closed.
+//! its lease ends, which is before T; later the older connection must get nothing, and it ends. Of two whose CONNECTs were
+//! under way together nobody can tell which is the older: one of them is closed.
 
 use std::collections::BTreeMap;
 
 use super::view::{Connection, Micros};
 use super::{MARGIN_MS, View, Violation};
-use crate::history::Kind;
-use crate::schedule::{NODE_DOWN_AFTER_MS, next};
+use crate::schedule::NODE_DOWN_AFTER_MS;
 
 const OVERLAP_MAX: Micros = (NODE_DOWN_AFTER_MS + MARGIN_MS) * 1_000;
-/// The same between two nodes that are cut off from each other, an election included.
-const PARTED_MAX: Micros = OVERLAP_MAX + 1_500_000;
 
 pub fn check(view: &View<'_>) -> Vec<Violation> {
     let mut clients: BTreeMap<&str, Vec<(Micros, &Connection)>> = BTreeMap::new();
@@ -44,11 +39,7 @@ fn overlap(
     older: &Connection,
     (since, newer): (Micros, &Connection),
 ) -> Option<Violation> {
-    let limit = if are_parted(view, older.node, newer.node, since) {
-        since + PARTED_MAX
-    } else {
-        since + OVERLAP_MAX
-    };
+    let limit = since + OVERLAP_MAX;
     let report = |what: String| {
         Some(Violation {
             promise: "P4",
@@ -78,22 +69,11 @@ fn overlap(
     None
 }
 
-/// Whether two nodes are cut off from each other at a time.
-fn are_parted(view: &View<'_>, one: u8, other: u8, at: Micros) -> bool {
-    view.faults.iter().any(|fault| {
-        let parted = [fault.node, next(fault.node)];
-        fault.kind == Kind::Split
-            && (parted == [one, other] || parted == [other, one])
-            && fault.begins <= at
-            && fault.over.is_none_or(|over| over >= at)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::script::{Script, count};
     use super::check;
-    use crate::history::{Kind, Phase, Side, What};
+    use crate::history::{Side, What};
 
     /// #1 and, from 1,000 on, #2 of the same client.
     fn taken_over() -> Script {
@@ -166,25 +146,6 @@ mod tests {
     fn delivery_on_the_older_connection_after_the_lease_is_a_violation() {
         let script = taken_over().gets(4_600, 1, 7).ended(4_601, 1, Side::Broker);
         assert_eq!(count(&script.settled(9_000), check), 1);
-    }
-
-    /// As in [`taken_over`], while node `from` is cut off from the next one.
-    fn taken_over_while_split(from: u8) -> Script {
-        Script::default()
-            .connects_as(0, 1, 1, "twin")
-            .fault(500, from, Kind::Split, Phase::Begins)
-            .connects_as(1_000, 2, 2, "twin")
-    }
-
-    #[test]
-    fn between_nodes_that_are_cut_off_from_each_other_another_leader_is_elected_first() {
-        let served_until = |from, at| {
-            let script = taken_over_while_split(from).gets(at, 1, 7);
-            count(&script.ended(at, 1, Side::Broker).settled(9_000), check)
-        };
-        assert_eq!(served_until(1, 5_900), 0);
-        assert_eq!(served_until(1, 6_100), 1);
-        assert_eq!(served_until(2, 5_900), 1, "nodes 2 and 3 are");
     }
 
     #[test]
