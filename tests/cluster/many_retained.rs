@@ -169,12 +169,12 @@ fn assert_alike(nodes: &[&Broker], model: &Model) {
     }
 }
 
-/// Starts an empty node, and waits until it serves.
 /// For a million of them and those that come and go meanwhile.
 fn with_room(launch: Launch) -> Launch {
     launch.env("FLOTTE_RETAINED__MAX_MESSAGES", 2_000_000)
 }
 
+/// Starts an empty node, and waits until it serves.
 async fn join(first: &Broker) -> Broker {
     let launch = with_room(Launch::new("n4"))
         .bind("cluster", free_address())
