@@ -73,7 +73,9 @@ impl Local for LocalClients {
     }
 
     fn flush(&self) {
-        flush_dirty();
+        if let Some(shared) = self.shared.get() {
+            flush_dirty(shared.cluster().lease());
+        }
     }
 
     fn kick(&self, kick: Kick, done: Box<dyn FnOnce() + Send>) {
@@ -152,7 +154,7 @@ async fn publish_will(
         matched.targets.clear();
     }
     shared.router.route(&message, &matched, placing.as_ref());
-    flush_dirty();
+    flush_dirty(shared.cluster().lease());
     match placing {
         None => true,
         Some(placing) => {

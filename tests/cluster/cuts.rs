@@ -11,19 +11,28 @@ use crate::barrier::{ELECTION_MAX, SLACK, suback_time};
 
 /// Runs a test with three nodes in namespaces and the number of the leader's.
 fn with_three(test: impl AsyncFnOnce(&Netns, &Cluster, u8)) {
+    with_three_of(NODE_DOWN_AFTER, test);
+}
+
+/// The same with another T.
+fn with_three_of(node_down_after: Duration, test: impl AsyncFnOnce(&Netns, &Cluster, u8)) {
     if let Some(reason) = netns::missing() {
         skip!(reason);
     }
     block_on(async {
         let netns = Netns::new(3);
-        let cluster = start_in_namespaces(&netns);
+        let cluster = start_in_namespaces(&netns, node_down_after);
         let leader = leader_inside(&netns);
         test(&netns, &cluster, leader).await;
     });
 }
 
-fn start_in_namespaces(netns: &Netns) -> Cluster {
-    let launch = |number| netns.launch(number, 3).arg("--bootstrap-expect").arg("3");
+fn start_in_namespaces(netns: &Netns, node_down_after: Duration) -> Cluster {
+    let launch = |number| {
+        let launch = netns.launch(number, 3).arg("--bootstrap-expect").arg("3");
+        let millis = node_down_after.as_millis();
+        launch.env("FLOTTE_CLUSTER__NODE_DOWN_AFTER_MS", millis)
+    };
     let mut cluster = Cluster {
         nodes: (1..=3).map(|number| launch(number).spawn()).collect(),
     };
@@ -313,6 +322,85 @@ fn a_connect_that_waited_out_a_cut_displaces_nobody() {
         last.subscribe(fresh("s"), 1).await;
         for client in &mut moved {
             client.fence().await;
+        }
+    });
+}
+
+/// A node whose lease is over gives its clients nothing, though another one still sends it messages for them: they may be
+/// served elsewhere.
+#[test]
+fn clients_of_a_node_without_a_lease_are_given_nothing() {
+    /// So long that the lease ends well before the node is Down, after which nobody sends it anything.
+    const LONG: Duration = Duration::from_secs(6);
+    with_three_of(LONG, async |netns, cluster, leader| {
+        let [lonely, other] = others(leader);
+        let address = |number: u8| cluster.mqtt(usize::from(number - 1));
+        let topic = fresh("late");
+        let mut subscriber =
+            Client::connect(address(lonely), Version::V5, connect(fresh("s"))).await;
+        subscriber.subscribe(&topic, 0).await;
+        subscriber.patience = 3 * LONG;
+        let mut publisher = Client::connect(address(other), Version::V5, connect(fresh("p"))).await;
+        netns.cut(leader, lonely);
+        let cut = Instant::now();
+        let publishes = async {
+            loop {
+                publisher.send(publish(&topic).payload("x")).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let deliveries = async {
+            let mut last = Duration::ZERO;
+            while let Ok(Some(packet)) = subscriber.next_or_end().await {
+                if packet.is_publish() {
+                    last = cut.elapsed();
+                }
+            }
+            last
+        };
+        let last = tokio::select! {
+            last = deliveries => last,
+            () = publishes => unreachable!(),
+        };
+        // 3/4 of T from when the last renewal was sent, and renewals are sent each T/8.
+        assert!(last > LONG / 2, "{last:?}: it was served under its lease");
+        assert!(
+            last < LONG * 7 / 8,
+            "{last:?}: it was served without a lease"
+        );
+    });
+}
+
+/// Publishes that wait behind a retained one, which cannot be committed, go to nobody once their node has no lease.
+#[test]
+fn publishes_that_waited_out_a_lease_are_given_to_nobody() {
+    with_three(async |netns, cluster, leader| {
+        let [lonely, other] = others(leader);
+        let address = cluster.mqtt(usize::from(lonely - 1));
+        let (topic, kept) = (fresh("waits"), fresh("kept"));
+        let mut subscribers = Vec::new();
+        for _ in 0..4 {
+            let mut subscriber = Client::connect(address, Version::V5, connect(fresh("s"))).await;
+            subscriber.subscribe(&topic, 1).await;
+            subscribers.push(subscriber);
+        }
+        let mut publisher = Client::connect(address, Version::V5, connect(fresh("p"))).await;
+        netns.cut(leader, lonely);
+        netns.cut(other, lonely);
+        publisher
+            .send(publish(&kept).qos1(1).payload("kept").retain())
+            .await;
+        publisher
+            .send(publish(&topic).qos1(2).payload("waits"))
+            .await;
+        until_blocking(Duration::from_secs(30), "the node is down", || {
+            told_inside(netns, other, lonely).and_then(|(_, is_up, _)| (!is_up).then_some(()))
+        });
+        netns.heal(leader);
+        netns.heal(other);
+        for subscriber in &mut subscribers {
+            subscriber.patience = Duration::from_secs(20);
+            subscriber.expect_refused(&[0x9c]).await;
         }
     });
 }

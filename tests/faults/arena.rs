@@ -3,6 +3,7 @@
 
 mod members;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -226,6 +227,28 @@ impl Arena {
         match &self.netns {
             Some(netns) => netns.inside(node, move || question(address)),
             None => question(address),
+        }
+    }
+}
+
+/// The logs of a failed run are kept whole: what went before may lie long before the end.
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for node in self.nodes.iter().chain(&self.guest) {
+            let mut builder = tempfile::Builder::new();
+            let prefix = format!("flotte-faults-{}-", node.name());
+            let file = builder.prefix(&prefix).suffix(".log").tempfile();
+            let kept = file.and_then(|mut file| {
+                file.write_all(node.whole_log().as_bytes())?;
+                Ok(file.keep()?)
+            });
+            match kept {
+                Ok((_, path)) => eprintln!("--- whole log of {}: {}", node.name(), path.display()),
+                Err(why) => eprintln!("--- the log of {} is not kept: {why}", node.name()),
+            }
         }
     }
 }

@@ -360,6 +360,11 @@ impl Broker {
         self.log.tail(self.name())
     }
 
+    /// The log of all starts.
+    pub fn whole_log(&self) -> String {
+        self.log.whole()
+    }
+
     /// Whether any line of any start holds `needle`.
     pub fn logged(&self, needle: &str) -> bool {
         self.log.contains(needle)

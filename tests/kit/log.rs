@@ -103,6 +103,15 @@ impl Log {
         format!("{MARK}log of {name}, {total} lines\n{}\n", shown.join("\n"))
     }
 
+    /// All that is kept.
+    pub fn whole(&self) -> String {
+        self.lock()
+            .kept
+            .iter()
+            .flat_map(|line| [line, "\n"])
+            .collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -119,9 +119,9 @@ impl Connection {
         }
         if *end == End::Moved {
             // What was put in since it was looked is still for this client.
-            output.flush(now_ms());
+            output.flush(now_ms(), self.worker.shared.cluster().lease().held());
         }
-        let (clean, bytes_max) = (output.is_flushed(), output.packet_bytes_max());
+        let (clean, bytes_max) = (output.takes_last_words(), output.packet_bytes_max());
         output.disconnect();
         drop(output);
         let words = match (reason, clean, self.version) {

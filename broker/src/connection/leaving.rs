@@ -76,7 +76,7 @@ impl Worker {
         match waiting.settle(version) {
             Settled::Goes => {
                 self.shared.router.publish_once(&waiting.message, None);
-                flush_dirty();
+                flush_dirty(self.shared.cluster().lease());
             }
             Settled::Refused | Settled::Failed => {
                 counter!("flotte_publishes_abandoned_total").increment(1);

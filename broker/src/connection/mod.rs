@@ -221,7 +221,8 @@ impl Connection {
 
     /// Reads into the worker's buffer, and waits for room in the socket where that was full.
     fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.blocked && self.socket.poll_write_ready(cx).is_ready() {
+        let may_write = self.blocked && !self.unleased_since.is_set();
+        if may_write && self.socket.poll_write_ready(cx).is_ready() {
             return Poll::Ready(Event::Writable);
         }
         if !self.may_read() {
@@ -281,9 +282,10 @@ impl Connection {
             }
             Event::Woken(wake) => self.woken(wake),
             Event::Writable => {
+                let leased = self.is_leased();
                 let mut output = self.session.output().lock();
                 let had = output.tail_left();
-                self.blocked = !output.writable(now_ms());
+                self.blocked = !output.writable(now_ms(), leased);
                 if had.is_some() && had != output.tail_left() {
                     // It takes a piece of a large packet.
                     self.last_read_ms = self.worker.wheel.now_ms();
@@ -358,6 +360,16 @@ impl Connection {
             && !self.session.output().lock().has_unsent()
     }
 
+    /// Whether this node has a lease. What waits for one goes on once it is back: it is looked for from now on.
+    fn is_leased(&mut self) -> bool {
+        let leased = self.worker.shared.cluster().lease().held();
+        if !leased {
+            let now = self.worker.wheel.now_ms();
+            self.unleased_since.set_first(now);
+        }
+        leased
+    }
+
     /// Decodes and handles what was read, as long as it may be taken.
     fn process(&mut self) -> Result<(), End> {
         if self.partial.is_empty() {
@@ -367,10 +379,7 @@ impl Connection {
             return Err(End::TakenOver);
         }
         // After each read, and never a flag: a pause may fall anywhere.
-        if !self.worker.shared.cluster().lease().held() {
-            let now = self.worker.wheel.now_ms();
-            self.unleased_since.set_first(now);
-        }
+        self.is_leased();
         while !self.partial.is_empty() && self.may_read() {
             let before = self.partial.len();
             match self.decoder.decode(&mut self.partial) {
@@ -419,7 +428,7 @@ impl Connection {
         if self.session.output().lock().needs_flush() {
             mark_dirty(&self.session);
         }
-        flush_dirty();
+        flush_dirty(self.worker.shared.cluster().lease());
         self.worker.samples.flushed();
         match step {
             Ok(()) => {
@@ -434,16 +443,12 @@ impl Connection {
     }
 
     fn send_acks(&mut self) {
+        let leased = self.is_leased();
         let mut inbound = self.session.inbound().lock();
-        // Nothing is acknowledged without the lease: another node may have taken over what this one promises.
-        let lease = self.worker.shared.cluster().lease();
         let mut acks = Vec::new();
-        if lease.held() {
+        // Nothing is acknowledged without it: another node may have taken over what this one promises.
+        if leased {
             acks.extend(std::iter::from_fn(|| inbound.poll_ack()));
-        } else {
-            // They go out once it is back: it is looked for from now on.
-            let now = self.worker.wheel.now_ms();
-            self.unleased_since.set_first(now);
         }
         let settled = inbound.is_settled();
         drop(inbound);

@@ -389,7 +389,7 @@ impl Serving {
         if dirty {
             mark_dirty(&self.session);
         }
-        flush_dirty();
+        flush_dirty(self.worker.shared.cluster().lease());
         Ok(())
     }
 }

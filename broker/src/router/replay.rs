@@ -154,7 +154,7 @@ impl Router {
             };
             output.enqueue_replayed(&replayed, replay.since, delivery, now);
         }
-        output.flush(now);
+        output.flush(now, self.cluster().lease().held());
         true
     }
 }

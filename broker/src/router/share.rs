@@ -152,7 +152,7 @@ impl Router {
             }
             self.advance(&pick, Tried::new(), Round::First);
         }
-        flush_dirty();
+        flush_dirty(self.cluster().lease());
     }
 
     /// A session's client came or went: its shared subscriptions prefer members that are connected. What it had not done
@@ -472,7 +472,7 @@ impl Placement for Attempt {
                 pick.router.advance(pick, tried, Round::First);
             }
         }
-        flush_dirty();
+        flush_dirty(pick.router.cluster().lease());
     }
 
     fn progressed(&self) {

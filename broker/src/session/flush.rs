@@ -4,6 +4,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use flotte_cluster::lease::Lease;
+
 use super::{Session, now_ms};
 
 thread_local! {
@@ -16,15 +18,15 @@ pub fn mark_dirty(session: &Arc<Session>) {
     DIRTY.with_borrow_mut(|dirty| dirty.push(Arc::clone(session)));
 }
 
-/// Writes to all sessions that were marked on this thread.
-pub fn flush_dirty() {
+/// Writes to all sessions that were marked on this thread, under the lease.
+pub fn flush_dirty(lease: &Lease) {
     let mut dirty = DIRTY.with_borrow_mut(std::mem::take);
     if dirty.is_empty() {
         return;
     }
-    let now = now_ms();
+    let (now, leased) = (now_ms(), lease.held());
     for session in dirty.drain(..) {
-        session.output().lock().flush(now);
+        session.output().lock().flush(now, leased);
     }
     // The allocation is kept for the next time.
     DIRTY.with_borrow_mut(|list| {

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BytesMut};
-use flotte_mqtt::Version;
 use flotte_mqtt::codec;
 use flotte_mqtt::packet::Packet;
 use flotte_mqtt::reason::ReasonCode;
 use flotte_mqtt::session::{Delivery, Outbound, Peer, Readiness, Tail, Tally};
 use flotte_mqtt::topic::SubscriptionFilter;
+use flotte_mqtt::{PacketType, Version};
 
 use super::meeting::{Form, Meeting, Replayed};
 use super::signal::{Signal, Wake};
@@ -46,8 +46,10 @@ pub struct Output {
     buffer: BytesMut,
     /// It stands in a thread's list of those to be flushed.
     dirty: bool,
-    /// The socket took no more: the connection's task waits for it.
+    /// The socket took no more, or may be given no more: the connection's task waits for it.
     blocked: bool,
+    /// It is blocked for want of a lease, and of what is encoded nothing is written.
+    withheld: bool,
     /// While retained messages are replayed and shortly after: which came on which way.
     meeting: Option<Box<Meeting>>,
 }
@@ -61,6 +63,7 @@ impl Output {
             buffer: BytesMut::new(),
             dirty: false,
             blocked: false,
+            withheld: false,
             meeting: None,
         }
     }
@@ -68,7 +71,7 @@ impl Output {
     /// Takes a connection; what was under way is sent again behind what `first` says (CONNACK).
     pub fn connect(&mut self, link: OutputLink, peer: Peer, first: &Packet, now_ms: u64) {
         self.buffer = BytesMut::new();
-        self.blocked = false;
+        (self.blocked, self.withheld) = (false, false);
         let version = link.version;
         self.link = Some(link);
         if codec::encode(first, version, &mut self.buffer).is_ok() {
@@ -82,7 +85,7 @@ impl Output {
     pub fn disconnect(&mut self) {
         metrics::count(&self.outbound.disconnect());
         self.buffer = BytesMut::new();
-        self.blocked = false;
+        (self.blocked, self.withheld) = (false, false);
         self.meeting = None;
         self.link = None;
     }
@@ -262,11 +265,15 @@ impl Output {
         first
     }
 
-    /// Writes what there is, and what the outbound half has beyond, until the socket takes no more.
-    pub fn flush(&mut self, now_ms: u64) {
+    /// Writes what there is, and what the outbound half has beyond, until the socket takes no more. Not `leased`, nothing is
+    /// written: the client may be served by another node by now.
+    pub fn flush(&mut self, now_ms: u64, leased: bool) {
         self.dirty = false;
         if self.blocked {
             return;
+        }
+        if !leased {
+            return self.withhold();
         }
         while self.link.is_some() {
             if self.is_flushed() {
@@ -283,6 +290,16 @@ impl Output {
                 return;
             }
         }
+    }
+
+    fn withhold(&mut self) {
+        let has_some = !self.is_flushed() || self.outbound.wants_write();
+        let Some(link) = self.link.as_ref().filter(|_| has_some) else {
+            return;
+        };
+        self.outbound.handle_congested();
+        link.signal.raise(Wake::BLOCKED);
+        (self.blocked, self.withheld) = (true, true);
     }
 
     /// Writes what is encoded. False = the socket takes no more, or it is the turn of others.
@@ -315,17 +332,20 @@ impl Output {
         false
     }
 
-    /// The socket takes bytes again. Says whether it still does when all was tried.
-    pub fn writable(&mut self, now_ms: u64) -> bool {
-        self.blocked = false;
+    /// The socket takes bytes again, or may. Says whether it still does when all was tried; not where it is not `leased`.
+    pub fn writable(&mut self, now_ms: u64, leased: bool) -> bool {
+        if !leased {
+            return false;
+        }
+        (self.blocked, self.withheld) = (false, false);
         // Also where nothing is left here: a layer may hold what it has sealed.
         if !self.write_out() {
             return false;
         }
-        self.flush(now_ms);
+        self.flush(now_ms, leased);
         if !self.blocked {
             metrics::count(&self.outbound.handle_writable(now_ms, &mut self.buffer));
-            self.flush(now_ms);
+            self.flush(now_ms, leased);
         }
         !self.blocked
     }
@@ -334,6 +354,13 @@ impl Output {
     /// answered into the same buffer.
     pub fn is_overfull(&self) -> bool {
         self.buffer.len() > UNREAD_BYTES_MAX / 4
+    }
+
+    /// Whether a DISCONNECT may be the next that the client reads: what was withheld is left out for it, but for CONNACK, which
+    /// has to come before.
+    pub fn takes_last_words(&mut self) -> bool {
+        let is_connack = |first: &u8| first >> 4 == PacketType::ConnAck as u8;
+        self.is_flushed() || self.withheld && !self.buffer.first().is_some_and(is_connack)
     }
 
     /// Whether nothing is left to be written.

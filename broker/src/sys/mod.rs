@@ -98,7 +98,7 @@ impl Sys {
                 shared.router.deliver_all(&outgoing(topic, value.clone()));
             }
         }
-        flush_dirty();
+        flush_dirty(shared.cluster().lease());
     }
 
     /// What a new subscriber gets at once.

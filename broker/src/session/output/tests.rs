@@ -1,4 +1,5 @@
-//! A client that takes nothing of a large payload, and one that takes a little of it now and then.
+//! A client that takes nothing of a large payload, and one that takes a little of it now and then; and what is not written
+//! for want of a lease.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,6 +28,13 @@ struct Bench {
 
 impl Bench {
     async fn connected() -> Bench {
+        let mut bench = Bench::connecting().await;
+        bench.output.flush(0, true);
+        bench
+    }
+
+    /// CONNACK is not written yet.
+    async fn connecting() -> Bench {
         let (ours, client) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         client.set_nonblocking(true).unwrap();
@@ -45,7 +53,6 @@ impl Bench {
             properties: Default::default(),
         });
         output.connect(link, Peer::unlimited(Version::V4), &first, 0);
-        output.flush(0);
         Bench {
             output,
             socket,
@@ -54,6 +61,11 @@ impl Bench {
     }
 
     fn deliver(&mut self, payload: Vec<u8>) {
+        self.enqueue(payload);
+        self.output.flush(0, true);
+    }
+
+    fn enqueue(&mut self, payload: Vec<u8>) {
         let message = Message {
             topic: TopicName::try_from("t").unwrap(),
             payload: payload.into(),
@@ -71,7 +83,15 @@ impl Bench {
             share: None,
         };
         self.output.enqueue(delivery, 0);
-        self.output.flush(0);
+    }
+
+    /// What the client reads now.
+    fn read(&mut self) -> Vec<u8> {
+        let (mut all, mut buffer) = (Vec::new(), [0; 1 << 10]);
+        while let Ok(read @ 1..) = self.client.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..read]);
+        }
+        all
     }
 
     /// The client reads what there is, and the connection's task writes on as long as it has turns.
@@ -83,7 +103,7 @@ impl Bench {
         poll_fn(|cx| self.socket.poll_write_ready(cx))
             .await
             .unwrap();
-        self.output.writable(0);
+        self.output.writable(0, true);
         bytes
     }
 }
@@ -99,7 +119,7 @@ async fn a_client_that_takes_nothing_of_a_large_payload_has_a_minute() {
     let answer = Packet::PingResp;
     for now_ms in [5_000, 30_000, has_to_go, has_to_go + 1] {
         bench.output.send(&answer).unwrap();
-        bench.output.flush(now_ms);
+        bench.output.flush(now_ms, true);
         assert_eq!(bench.output.stalled_at(now_ms), Some(has_to_go));
     }
 }
@@ -119,4 +139,47 @@ async fn a_client_that_takes_a_little_now_and_then_may_stay() {
     taken += bench.client_reads().await;
     // CONNACK, and the head of the PUBLISH.
     assert_eq!(taken, 4 + 4 + 1 + 3 + 2 + (4 << 20));
+}
+
+#[tokio::test]
+async fn nothing_is_written_without_a_lease_and_all_of_it_once_it_is_back() {
+    let mut bench = Bench::connected().await;
+    bench.read();
+    for payload in [b"a", b"b"] {
+        bench.enqueue(payload.to_vec());
+        bench.output.flush(0, false);
+        assert!(!bench.output.writable(0, false), "there is no lease");
+    }
+    assert_eq!(bench.read(), b"");
+    assert_eq!(bench.output.readiness(1), Readiness::Blocked);
+    assert!(bench.output.writable(0, true));
+    let packet = |id, payload| [0x32, 6, 0, 1, b't', 0, id, payload];
+    assert_eq!(bench.read(), [packet(1, b'a'), packet(2, b'b')].concat());
+    assert_eq!(bench.output.readiness(1), Readiness::Ready);
+}
+
+#[tokio::test]
+async fn last_words_do_not_wait_for_what_was_withheld() {
+    let mut bench = Bench::connected().await;
+    bench.enqueue(b"a".to_vec());
+    assert!(
+        !bench.output.takes_last_words(),
+        "it is to be written first"
+    );
+    bench.output.flush(0, false);
+    assert!(bench.output.takes_last_words());
+    // Of this something is written: a packet is complete or the last.
+    assert!(bench.output.writable(0, true));
+    bench.deliver(vec![7; 4 << 20]);
+    bench.output.flush(0, false);
+    assert!(!bench.output.takes_last_words());
+}
+
+/// [MQTT-3.14.0-1]
+#[tokio::test]
+async fn no_last_words_come_before_connack() {
+    let mut bench = Bench::connecting().await;
+    bench.output.flush(0, false);
+    assert!(!bench.output.takes_last_words());
+    assert!(bench.output.writable(0, true) && bench.output.takes_last_words());
 }
