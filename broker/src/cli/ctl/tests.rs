@@ -1,7 +1,7 @@
 //! `ctl` against a node played by the test.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 
@@ -23,10 +23,16 @@ fn node(answers: Vec<(&'static str, String)>) -> (String, JoinHandle<Vec<String>
     let served = std::thread::spawn(move || {
         let serve = |(status, body): (&str, String)| {
             let (mut stream, _) = listener.accept().unwrap();
-            let lines = BufReader::new(stream.try_clone().unwrap())
-                .lines()
-                .map(Result::unwrap);
+            let mut request = BufReader::new(stream.try_clone().unwrap());
+            let lines = request.by_ref().lines().map(Result::unwrap);
             let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            // All of it: a socket that is closed before resets the connection, and the answer may be lost.
+            let sent = head.iter().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                let is_length = name.eq_ignore_ascii_case("content-length");
+                is_length.then(|| value.trim().parse().unwrap())
+            });
+            request.read_exact(&mut vec![0; sent.unwrap_or(0)]).unwrap();
             let len = body.len();
             write!(
                 stream,
