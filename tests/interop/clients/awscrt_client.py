@@ -33,7 +33,9 @@ class AwsPeer(Peer):
         self._client, self._session = client, session
         self._addresses = itertools.cycle(session.addresses)
         self._closed, self._lost_now = threading.Event(), False
-        self._moves = threading.Lock()
+        # Of the client in use: one that was lost, and is left for another, has nothing more to say, not even that it ends.
+        self._turn = 0
+        self._telling, self._moves = threading.Lock(), threading.Lock()
 
     def start(self):
         self._go()
@@ -43,12 +45,15 @@ class AwsPeer(Peer):
         """A client for the next address."""
         raise NotImplementedError
 
-    def _lost(self, why):
-        if self._closed.is_set():
-            return
-        self._lost_now = True
+    def _lost(self, turn, why):
+        moves = len(self._session.addresses) > 1
+        with self._telling:
+            if self._closed.is_set() or turn != self._turn:
+                return
+            self._lost_now = True
+            self._turn += moves
         self.tell_lost(why)
-        if len(self._session.addresses) > 1:
+        if moves:
             # Not in the thread of the library, which the old client needs to end.
             threading.Thread(target=self._move, daemon=True).start()
 
@@ -92,7 +97,7 @@ class AwsPeer(Peer):
 
 class Aws5Peer(AwsPeer):
     def _go(self):
-        session, address, connect = self._session, next(self._addresses), {}
+        session, address, connect, turn = self._session, next(self._addresses), {}, self._turn
         if session.will:
             will = session.will
             connect["will"] = mqtt5.PublishPacket(will.payload, mqtt5.QoS(will.qos), will.retain, will.topic)
@@ -121,14 +126,16 @@ class Aws5Peer(AwsPeer):
                 disable_metrics=True,
                 on_publish_callback_fn=lambda data: self.messages.put(message_of_5(data.publish_packet)),
                 on_lifecycle_event_stopped_fn=lambda _data: stopped.set(),
-                on_lifecycle_event_connection_success_fn=self._on_connected,
-                on_lifecycle_event_connection_failure_fn=lambda data: self._lost(data.exception),
-                on_lifecycle_event_disconnection_fn=lambda data: self._lost(data.exception),
+                on_lifecycle_event_connection_success_fn=lambda data: self._on_connected(turn, data),
+                on_lifecycle_event_connection_failure_fn=lambda data: self._lost(turn, data.exception),
+                on_lifecycle_event_disconnection_fn=lambda data: self._lost(turn, data.exception),
             )
         )
         self._aws.start()
 
-    def _on_connected(self, data):
+    def _on_connected(self, turn, data):
+        if turn != self._turn:
+            return
         present, filters = data.connack_packet.session_present, self._session.filters
         if not filters:
             self.tell_connected(present)
@@ -144,13 +151,13 @@ class Aws5Peer(AwsPeer):
             for one in filters
         ]
         under_way = self._aws.subscribe(mqtt5.SubscribePacket(wanted, filters[0].identifier or None))
-        under_way.add_done_callback(lambda future: self._on_subscribed(future, present))
+        under_way.add_done_callback(lambda future: self._on_subscribed(turn, future, present))
 
-    def _on_subscribed(self, future, present):
+    def _on_subscribed(self, turn, future, present):
         if error := future.exception():
-            self._lost(error)
+            self._lost(turn, error)
         elif why := complaint(self._session.filters, [code.value for code in future.result().reason_codes]):
-            self._lost(why)
+            self._lost(turn, why)
         else:
             self.tell_connected(present)
 
@@ -183,7 +190,7 @@ class Aws5Peer(AwsPeer):
 
 class Aws311Peer(AwsPeer):
     def _go(self):
-        session, address = self._session, next(self._addresses)
+        session, address, turn = self._session, next(self._addresses), self._turn
         will = session.will
         self._aws = mqtt.Connection(
             mqtt.Client(tls_ctx=self._tls()),
@@ -191,7 +198,7 @@ class Aws311Peer(AwsPeer):
             address.port,
             session.client_id,
             clean_session=not session.keep,
-            on_connection_interrupted=lambda connection, error, **_: self._on_lost(connection, error),
+            on_connection_interrupted=lambda error, **_: self._lost(turn, error),
             reconnect_min_timeout_secs=OWN_RETRY_SECONDS,
             reconnect_max_timeout_secs=OWN_RETRY_SECONDS,
             keep_alive_secs=session.keep_alive_s,
@@ -202,19 +209,15 @@ class Aws311Peer(AwsPeer):
         )
         connection = self._aws
         connection.on_message(self._on_message)
-        connection.connect().add_done_callback(self._on_connect)
+        connection.connect().add_done_callback(lambda future: self._on_connect(turn, future))
 
-    def _on_lost(self, connection, error):
-        if connection is self._aws:
-            self._lost(error)
-
-    def _on_connect(self, future):
+    def _on_connect(self, turn, future):
         if error := future.exception():
-            self._lost(error)
-        else:
-            self._connected(future.result()["session_present"])
+            self._lost(turn, error)
+        elif turn == self._turn:
+            self._connected(turn, future.result()["session_present"])
 
-    def _connected(self, present):
+    def _connected(self, turn, present):
         filters = self._session.filters
         if not filters:
             self.tell_connected(present)
@@ -227,7 +230,7 @@ class Aws311Peer(AwsPeer):
                 return
             # This client has a SUBSCRIBE for each filter.
             if why := complaint(filters, [granted[place] for place in range(len(filters))]):
-                self._lost(why)
+                self._lost(turn, why)
             else:
                 self.tell_connected(present)
 
